@@ -1,0 +1,248 @@
+"""The plan: every move of a run, known before the first evaluation, as plain immutable data.
+
+A move is one Euler step of the latent ``x = x0 + sigma * noise`` from one noise level to another with one evaluation of a
+model. An active step of the IV-Mixed Sampler (arXiv 2410.04171, algorithm 1) with a = sigma[i], b = sigma[i+1],
+c = sigma[i+2] is, for the form IV-IV:
+
+    go        image   a -> b   + gamma_go         denoise with both models ...
+    go        video   b -> c   + gamma_go
+    back      image   c -> b   - gamma_back       ... invert with both, guidance negative ...
+    back      video   b -> a   - gamma_back
+    ordinary  video   a -> b   the CFG scale      ... and take the ordinary step
+
+`make_plan` builds it from options, `released_plan` is what the authors' three released loops do.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .options import Options, Pair, ramp
+from .schedule import Schedule
+
+ZERO_LENGTH = 1e-6
+"""Noise levels closer than this (relative) are one level: float32 schedules meet the table's end only up to rounding."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One Euler step of the latent with one evaluation of a model.
+
+    ``sigma`` is the noise level at which the model is asked. Where it is not ``sigma_from`` (the level of the latent),
+    the model gets the variance-preserving latent unchanged, ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise
+    the latent is carried over where ``sigma_from`` is not the level that the move before left it at.
+    """
+
+    model: str
+    """"image" or "video"."""
+    kind: str
+    """"go" (denoises), "back" (inverts) or "ordinary" (the outer step)."""
+    sigma: float
+    sigma_from: float
+    sigma_to: float
+    guidance: float | None
+    """Signed guidance scale; None: the CFG scale the user gave the sampler."""
+    step: int
+    """The outer step it belongs to, from 0."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The moves of a run, in order, with how the ordinary step is taken and at which size the image model looks."""
+
+    form: str
+    steps: int
+    moves: tuple[Move, ...]
+    solver: str = "euler"
+    """The ordinary step: "euler" (DDIM) or "dpmpp_2m_sde"."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the latent in image evaluations, in latent pixels; None: the clip's own size."""
+
+    @property
+    def evaluations(self) -> int:
+        """Guided network calls of the whole run, the unit of cost."""
+        return len(self.moves)
+
+    def count(self, model: str) -> int:
+        """Evaluations of ``model`` ("image" or "video")."""
+        return sum(move.model == model for move in self.moves)
+
+    @property
+    def active_steps(self) -> int:
+        """Outer steps that run the extra loop."""
+        return len({move.step for move in self.moves if move.kind != "ordinary"})
+
+    def describe(self) -> str:
+        """The plan in a line: "IV-IV, 24 of 25 steps active, 119 evaluations (72 video, 47 image)"."""
+        return (f"{self.form}, {self.active_steps} of {self.steps} steps active, {self.evaluations} evaluations "
+                f"({self.count('video')} video, {self.count('image')} image)")
+
+    def to_dict(self) -> dict:
+        """Everything, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Plan:
+        """The inverse of `to_dict`."""
+        size = data["image_size"]
+        return cls(**{**data, "moves": tuple(Move(**move) for move in data["moves"]),
+                      "image_size": None if size is None else (size[0], size[1])})
+
+
+def spread(percent: float, count: int) -> tuple[bool, ...]:
+    """``count`` flags of which ``percent`` (0 to 100) are True, rounded to the nearest whole, evenly spread.
+
+    Any first n of them hold their share within one. 33.3 gives False, False, True, ... as the released ``zz = 3``.
+    """
+    chosen = round(count * percent / 100)
+    return tuple((k + 1) * chosen // count > k * chosen // count for k in range(count))
+
+
+def make_plan(
+    options: Options,
+    sigmas: Sequence[float],
+    video_schedule: Schedule | None = None,
+    image_schedule: Schedule | None = None,
+) -> Plan:
+    """The plan of a run with ``options`` over the outer noise levels ``sigmas``.
+
+    ``sigmas``: N + 1 levels, descending, as a k-diffusion sampler gets them (a tensor on the CPU or any sequence); the
+    last may be 0. ``video_schedule``, ``image_schedule``: the noise tables of the models; without them nothing is
+    clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest.
+
+    No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and a step that
+    ends at 0 is inactive. A move of no length would leave the latent as it is, so it is left out.
+    Raises ValueError where the sigmas do not descend.
+    """
+    levels = [float(sigma) for sigma in sigmas]
+    steps = len(levels) - 1
+    if steps < 1 or not all(a > b >= 0 for a, b in zip(levels, levels[1:])):
+        raise ValueError(f"sigmas must be at least two levels that descend to 0 or above, not {levels}")
+    positive = [level for level in levels if level > 0]
+    sigma_min = video_schedule.sigma_min if video_schedule else positive[-1]
+
+    start, end = options.interval
+    active = [i for i in range(steps) if start <= 100 * i / steps < end and levels[i + 1] > 0]
+    plain = {i for i, chosen in zip(active, spread(options.z_percent, len(active))) if chosen}
+
+    back_form, go_form = options.form.split("-")
+    models = {"I": "image", "V": "video"}
+    skip_above = image_schedule.sigma_max if image_schedule and options.above_sigma_max == "skip" else None
+
+    def label(model: str, sigma: float) -> float:
+        """The level at which the model is asked for a latent at ``sigma``."""
+        if model == "video" or image_schedule is None:
+            return sigma
+        if options.schedule_match == "timestep" and video_schedule is not None:
+            return image_schedule.timestep_to_sigma(video_schedule.sigma_to_timestep(sigma))
+        return min(sigma, image_schedule.sigma_max)
+
+    moves: list[Move] = []
+    for i in range(steps):
+        a, b = levels[i], levels[i + 1]
+        if i in active:
+            c = levels[i + 2] or sigma_min
+            if c > b * (1 - ZERO_LENGTH):
+                c = b
+            go, back = ("VV", "VV") if i in plain else (go_form, back_form)
+            for kind, letter, at, to in (("go", go[0], a, b), ("go", go[1], b, c),
+                                         ("back", back[0], c, b), ("back", back[1], b, a)):
+                if at == to:
+                    continue
+                model = models[letter]
+                if model == "image" and skip_above is not None and at > skip_above:
+                    model = "video"
+                gamma = ramp(*options.gammas(model, kind), i / max(steps - 1, 1), options.rho)
+                moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i))
+        moves.append(Move("video", "ordinary", a, a, b, None, i))
+    return Plan(options.form, steps, tuple(moves))
+
+
+RELEASED = ("animatediff", "modelscope", "videocrafter")
+
+RAMP_POINTS = 50
+"""The released gamma ramps have 50 points, indexed by the outer step, whatever the number of steps."""
+
+
+def released_plan(
+    loop: str,
+    steps: int,
+    schedule: Schedule,
+    *,
+    cfg_scale: float = 7.5,
+    gamma_image: Pair = (4.0, 4.0),
+    gamma_video: Pair = (4.0, 4.0),
+    rho: float = 7.0,
+    interval: tuple[int, int] = (0, 49),
+    zz: int = 1000,
+    solver: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Plan:
+    """The plan of one of the authors' released loops, quirks included.
+
+    ``loop``: "animatediff", "modelscope" or "videocrafter". ``schedule``: the one table both models share there.
+    ``interval``: first and last active outer step, both included. ``zz``: the image model serves in the steps where
+    ``i % zz < zz - 1`` (AnimateDiff, VideoCrafter). ``solver``: "euler" or "dpmpp_2m_sde"; VideoCrafter's own is the
+    second. ``image_size``: (height, width) in latent pixels of ModelScope's image evaluations.
+
+    The quirks, all of them data of the moves: every move is ``1000 // N`` timesteps long while the outer step goes to
+    the next entry of a rounded linspace, so the variance-preserving latent is carried over unchanged between the two;
+    levels below timestep 0 are level 0; AnimateDiff's two go moves are swapped in time; VideoCrafter's VV steps keep
+    the image gamma in the moves that the image model would make. Raises ValueError for an unknown loop or solver.
+    """
+    if loop not in RELEASED:
+        raise ValueError(f"loop = {loop!r} is not one of {', '.join(RELEASED)}")
+    solver = solver or ("dpmpp_2m_sde" if loop == "videocrafter" else "euler")
+    count = len(schedule)
+    stride = count // steps
+    labels, levels = _outer_levels(solver, steps, schedule)
+
+    def sigma(timestep: int) -> float:
+        return schedule.sigmas[max(0, timestep)]
+
+    def move(model: str, kind: str, at: int, start: int, end: int, guidance: float, step: int) -> Move:
+        return Move(model, kind, sigma(at), sigma(start), sigma(end), guidance, step)
+
+    moves: list[Move] = []
+    for i, t in enumerate(labels):
+        if interval[0] <= i <= interval[1]:
+            p, q = max(0, t - stride), max(0, t - 2 * count // steps)
+            point = min(i / (RAMP_POINTS - 1), 1.0)
+            video_gamma = ramp(*gamma_video, point, rho)
+            first, first_gamma = "image", ramp(*gamma_image, point, rho)
+            if loop != "modelscope" and i % zz >= zz - 1:
+                first = "video"
+                first_gamma = first_gamma if loop == "videocrafter" else video_gamma
+            if loop == "animatediff":
+                moves += [move(first, "go", p, p, p - stride, first_gamma, i),
+                          move("video", "go", t, t, t - stride, video_gamma, i)]
+            else:
+                moves += [move(first, "go", t, t, t - stride, first_gamma, i),
+                          move("video", "go", p, p, p - stride, video_gamma, i)]
+            moves += [move(first, "back", q, p - stride, p, -first_gamma, i),
+                      move("video", "back", p, t - stride, t, -video_gamma, i)]
+        moves.append(Move("video", "ordinary", sigma(t), *levels[i], cfg_scale, i))
+    return Plan("VV-VV" if zz == 1 else "IV-IV", steps, tuple(moves), solver, image_size)
+
+
+def _outer_levels(solver: str, steps: int, schedule: Schedule) -> tuple[list[int], list[tuple[float, float]]]:
+    """Timestep labels of the outer steps, and the levels (from, to) of their ordinary moves, as diffusers has them."""
+    last = len(schedule) - 1
+    if solver == "euler":
+        # DDIMScheduler, timestep_spacing "linspace", set_alpha_to_one False
+        spacing = last / max(steps - 1, 1)
+        labels = [round(k * spacing) for k in reversed(range(steps))]
+        stride = len(schedule) // steps
+        return labels, [(schedule.sigmas[t], schedule.sigmas[max(0, t - stride)]) for t in labels]
+    if solver == "dpmpp_2m_sde":
+        # DPMSolverMultistepScheduler, "linspace", final_sigmas_type "zero"
+        labels = [round(k * last / steps) for k in range(steps, 0, -1)]
+        levels = [schedule.sigmas[t] for t in labels] + [0.0]
+        return labels, list(zip(levels, levels[1:]))
+    raise ValueError(f"solver = {solver!r} is not euler or dpmpp_2m_sde")

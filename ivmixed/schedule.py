@@ -1,0 +1,122 @@
+"""Noise schedules: the table of a model, and the same noise level in the tables of two models.
+
+A network is trained on a table of ``abar`` (the cumulative product of ``1 - beta``), one entry a timestep. Samplers
+speak of ``sigma = sqrt((1 - abar) / abar)``, the noise level of a latent ``x = x0 + sigma * noise``. Between the entries
+log sigma is interpolated linearly in the timestep, as k-diffusion's ``DiscreteSchedule`` does.
+"""
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable
+
+
+def abar_to_sigma(abar: float) -> float:
+    """``sqrt((1 - abar) / abar)``: the noise level (unitless, >= 0) of an ``abar`` in (0, 1].
+
+    Raises ValueError outside that range.
+    """
+    if not 0 < abar <= 1:
+        raise ValueError(f"abar = {abar} is not in (0, 1]; a zero-terminal-SNR table needs its last entry above 0")
+    return math.sqrt((1 - abar) / abar)
+
+
+def sigma_to_abar(sigma: float) -> float:
+    """``1 / (1 + sigma^2)``, the inverse of `abar_to_sigma`. Raises ValueError for a negative sigma."""
+    if not sigma >= 0:
+        raise ValueError(f"sigma = {sigma} is negative or not a number")
+    return 1 / (1 + sigma * sigma)
+
+
+class Schedule:
+    """The noise table of a model: the sigma of every timestep, ascending.
+
+    ``alphas_cumprod``: abar by timestep, descending, any iterable of numbers (a tensor too; read once).
+    Raises ValueError where the table is shorter than two entries, leaves (0, 1) or does not descend.
+    """
+
+    def __init__(self, alphas_cumprod: Iterable[float]):
+        self._set(abar_to_sigma(float(abar)) for abar in alphas_cumprod)
+
+    @classmethod
+    def from_sigmas(cls, sigmas: Iterable[float]) -> Schedule:
+        """The same from sigmas, ascending (the ``sigmas`` of a k-diffusion denoiser)."""
+        schedule = cls.__new__(cls)
+        schedule._set(float(sigma) for sigma in sigmas)
+        return schedule
+
+    @classmethod
+    def from_betas(cls, betas: Iterable[float]) -> Schedule:
+        """The table that the variances ``betas`` of a forward process make."""
+        abar, table = 1.0, []
+        for beta in betas:
+            abar *= 1 - float(beta)
+            table.append(abar)
+        return cls(table)
+
+    @classmethod
+    def scaled_linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Schedule:
+        """Betas linear in their square root: Stable Diffusion 1.5's table (the image model)."""
+        first, last = math.sqrt(start), math.sqrt(end)
+        return cls.from_betas((first + (last - first) * t / (steps - 1)) ** 2 for t in range(steps))
+
+    @classmethod
+    def linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Schedule:
+        """Linear betas: the table of AnimateDiff's SD 1.5 motion modules (the video model)."""
+        return cls.from_betas(start + (end - start) * t / (steps - 1) for t in range(steps))
+
+    def _set(self, sigmas: Iterable[float]) -> None:
+        self.sigmas = tuple(sigmas)
+        if len(self.sigmas) < 2:
+            raise ValueError("a noise schedule needs at least two timesteps")
+        if not all(0 < a < b < math.inf for a, b in zip(self.sigmas, self.sigmas[1:])):
+            raise ValueError("a noise schedule needs finite sigmas above 0 that grow with the timestep")
+        self._logs = tuple(math.log(sigma) for sigma in self.sigmas)
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    @property
+    def sigma_min(self) -> float:
+        """The smallest noise level the model was trained on."""
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest noise level the model was trained on."""
+        return self.sigmas[-1]
+
+    def timestep_to_sigma(self, timestep: float) -> float:
+        """Sigma at a timestep, fractions allowed; clamped to the table's ends."""
+        timestep = min(max(timestep, 0.0), len(self) - 1.0)
+        low = min(int(timestep), len(self) - 2)
+        part = timestep - low
+        if part in (0.0, 1.0):
+            return self.sigmas[low + int(part)]
+        return math.exp((1 - part) * self._logs[low] + part * self._logs[low + 1])
+
+    def sigma_to_timestep(self, sigma: float) -> float:
+        """The timestep (a float) at which this table has ``sigma``; clamped to the table's ends."""
+        if sigma <= self.sigma_min:
+            return 0.0
+        if sigma >= self.sigma_max:
+            return len(self) - 1.0
+        low = bisect.bisect_right(self.sigmas, sigma) - 1
+        return low + (math.log(sigma) - self._logs[low]) / (self._logs[low + 1] - self._logs[low])
+
+    def timestep_to_abar(self, timestep: float) -> float:
+        """abar at a timestep, fractions allowed; clamped to the table's ends."""
+        return sigma_to_abar(self.timestep_to_sigma(timestep))
+
+    def abar_to_timestep(self, abar: float) -> float:
+        """The timestep (a float) at which this table has ``abar``; clamped to the table's ends."""
+        return self.sigma_to_timestep(abar_to_sigma(abar))
+
+
+def match_timestep(timestep: float, source: Schedule, target: Schedule) -> float:
+    """The timestep of ``target`` that has the noise level of ``timestep`` in ``source``.
+
+    With AnimateDiff's linear and Stable Diffusion's scaled-linear table, 900 / 800 / 600 / 500 / 400 / 200 become
+    994 / 901 / 705 / 600 / 490 / 250. Clamped to the ends of ``target``.
+    """
+    return target.sigma_to_timestep(source.timestep_to_sigma(timestep))

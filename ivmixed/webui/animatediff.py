@@ -1,0 +1,81 @@
+"""What the sampler knows of the sd-webui-animatediff extension: where its motion is, and how to do without it.
+
+Source: that extension's ``scripts/animatediff_mm.py`` (injection, noise table) and ``animatediff_infv2v.py`` (context
+windows), read at a88e889.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from modules import sd_models
+
+from .patch import replaced
+
+
+def _extension() -> Any:
+    module = sys.modules.get("scripts.animatediff_mm")
+    return getattr(module, "mm_animatediff", None)
+
+
+def remove(sd_model: Any) -> None:
+    """Takes motion out of the UNet where AnimateDiff itself would not, as after an error: it only does so at the end."""
+    extension = _extension()
+    if extension is not None and extension.mm_injected:
+        extension.restore(sd_model)
+
+
+class Motion:
+    """The motion that AnimateDiff has put into the UNet for the clip being sampled."""
+
+    def __init__(self, extension: Any):
+        self._extension = extension
+        self.modules = [module for module in extension.mm.modules() if hasattr(module, "temporal_transformer")]
+        self.context = int(extension.ad_params.batch_size)
+        """Frames that AnimateDiff evaluates at a time."""
+
+    @classmethod
+    def of_clip(cls, frames: int) -> Motion | None:
+        """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
+        extension = _extension()
+        if extension is None or not extension.mm_injected or frames < 2:
+            return None
+        if extension.ad_params is None or not extension.ad_params.enable:
+            return None
+        return cls(extension)
+
+    def checkpoint_alphas_cumprod(self) -> torch.Tensor:
+        """The checkpoint's own noise table, with the host's settings for it: AnimateDiff put its own in its place."""
+        own = SimpleNamespace(
+            alphas_cumprod=self._extension.prev_alpha_cumprod,
+            alphas_cumprod_original=self._extension.prev_alpha_cumprod_original,
+        )
+        sd_models.apply_alpha_schedule_override(own)
+        return own.alphas_cumprod
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Within the block the UNet is the checkpoint's own, to the bit."""
+        with ExitStack() as stack:
+            for module in self.modules:
+                stack.enter_context(replaced(module, "forward", _identity))
+            if self._extension.gn32_original_forward is not None:
+                # v1 and HotShot: the group norm spans the frames while motion is in
+                stack.enter_context(replaced(self._group_norm(), "forward", self._extension.gn32_original_forward))
+            yield
+
+    def _group_norm(self) -> type:
+        if self._extension.mm.is_hotshot:
+            from sgm.modules.diffusionmodules.util import GroupNorm32
+        else:
+            from ldm.modules.diffusionmodules.util import GroupNorm32
+        return GroupNorm32
+
+
+def _identity(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return x

@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Mapping
+from typing import Any
 
 FORMS = ("IV-IV", "VV-VV", "II-II")
 
@@ -24,9 +25,9 @@ Pair = tuple[float, float]
 class OptionError(ValueError):
     """A value was refused. ``field`` is the option, ``value`` what was given, ``allowed`` what may be given."""
 
-    def __init__(self, field: str, value: Any, allowed: str):
+    def __init__(self, field: str, value: Any, allowed: str, problem: str = "is not allowed"):
         self.field, self.value, self.allowed = field, value, allowed
-        super().__init__(f"IV-mixed: {field} = {value!r} is not allowed; allowed: {allowed}.")
+        super().__init__(f"IV-mixed: {field} = {value!r} {problem}; allowed: {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Option:
     unit: str = ""
     ascending: bool = False
     """Of a pair: start may not exceed end, and one number is not enough."""
+    advanced: bool = False
+    """Most users leave it alone."""
     follows: str = ""
     """The option whose value serves while this one is None."""
 
@@ -80,8 +83,8 @@ class Option:
         return (self._number(value, value),) * 2
 
     def _number(self, number: Any, value: Any) -> float:
-        # NaN fails the comparison
-        if not isinstance(number, Real) or isinstance(number, bool) or not self.minimum <= number <= self.maximum:
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not self.minimum <= number <= self.maximum:  # NaN fails the comparison
             raise OptionError(self.name, value, self.allowed)
         return float(number)
 
@@ -136,15 +139,15 @@ class Options:
         help="Part of the steps in which the extra loop runs; the other steps are plain",
     )
     rho: float = _option(
-        "number", 7.0, "IV-mixed rho", minimum=1.0, maximum=100.0, step=0.1,
+        "number", 7.0, "IV-mixed rho", minimum=1.0, maximum=100.0, step=0.1, advanced=True,
         help="Curvature of the ramp from a gamma's start to its end; 1 is a straight line",
     )
     schedule_match: str = _option(
-        "choice", "sigma", "IV-mixed schedule match", choices=("sigma", "timestep"),
+        "choice", "sigma", "IV-mixed schedule match", choices=("sigma", "timestep"), advanced=True,
         help="The image model is evaluated at the video model's noise level (sigma) or at its timestep",
     )
     above_sigma_max: str = _option(
-        "choice", "clamp", "IV-mixed above sigma max", choices=("clamp", "skip"),
+        "choice", "clamp", "IV-mixed above sigma max", choices=("clamp", "skip"), advanced=True,
         help="Above the image model's largest noise level: evaluate it at that level (clamp), "
              "or let the video model make the move (skip)",
     )
@@ -171,8 +174,7 @@ class Options:
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
-                raise OptionError(str(name), values[name], "no option of that name" + hint + "; the names are "
-                                  + ", ".join(names))
+                raise OptionError(str(name), values[name], ", ".join(names), f"is no option{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,15 +195,16 @@ class Options:
 
     def gammas(self, model: str, direction: str) -> Pair:
         """(start, end) of the gamma of ``model`` ("image", "video") in ``direction`` ("go", "back")."""
-        own = getattr(self, f"gamma_{model}_{direction}")
-        return getattr(self, f"gamma_{direction}") if own is None else own
+        own: Pair | None = getattr(self, f"gamma_{model}_{direction}")
+        shared: Pair = getattr(self, f"gamma_{direction}")
+        return shared if own is None else own
 
 
 OPTIONS: tuple[Option, ...] = tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(Options))
 
 
 def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
-    """Karras ramp: ``(start^(1/rho) + u (end^(1/rho) - start^(1/rho)))^rho``, u = 0 at the first step and 1 at the last.
+    """Karras ramp: ``(start^(1/rho) + u (end^(1/rho) - start^(1/rho)))^rho``, u = 0 at the first step, 1 at the last.
 
     Exactly ``start`` at u = 0 and ``end`` at u = 1. Source: Karras et al. 2022, equation 5, used for gamma by the
     authors' released code.

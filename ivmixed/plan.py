@@ -1,7 +1,7 @@
 """The plan: every move of a run, known before the first evaluation, as plain immutable data.
 
-A move is one Euler step of the latent ``x = x0 + sigma * noise`` from one noise level to another with one evaluation of a
-model. An active step of the IV-Mixed Sampler (arXiv 2410.04171, algorithm 1) with a = sigma[i], b = sigma[i+1],
+A move is one Euler step of the latent ``x = x0 + sigma * noise`` from one noise level to another with one evaluation
+of a model. An active step of the IV-Mixed Sampler (arXiv 2410.04171, algorithm 1) with a = sigma[i], b = sigma[i+1],
 c = sigma[i+2] is, for the form IV-IV:
 
     go        image   a -> b   + gamma_go         denoise with both models ...
@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .options import Options, Pair, ramp
 from .schedule import Schedule
 
-ZERO_LENGTH = 1e-6
-"""Noise levels closer than this (relative) are one level: float32 schedules meet the table's end only up to rounding."""
+SAME_LEVEL = 1e-6
+"""Noise levels closer than this (relative) are one: float32 schedules meet a table's ends only up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Plan:
         return (f"{self.form}, {self.active_steps} of {self.steps} steps active, {self.evaluations} evaluations "
                 f"({self.count('video')} video, {self.count('image')} image)")
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return dataclasses.asdict(self)
 
@@ -88,7 +90,7 @@ class Plan:
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_dict(cls, data: dict) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of `to_dict`."""
         size = data["image_size"]
         return cls(**{**data, "moves": tuple(Move(**move) for move in data["moves"]),
@@ -116,24 +118,26 @@ def make_plan(
     last may be 0. ``video_schedule``, ``image_schedule``: the noise tables of the models; without them nothing is
     clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest.
 
-    No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and a step that
-    ends at 0 is inactive. A move of no length would leave the latent as it is, so it is left out.
+    No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and the last step,
+    which has no c, is inactive. A move of no length would leave the latent as it is, so it is left out.
     Raises ValueError where the sigmas do not descend.
     """
     levels = [float(sigma) for sigma in sigmas]
     steps = len(levels) - 1
-    if steps < 1 or not all(a > b >= 0 for a, b in zip(levels, levels[1:])):
-        raise ValueError(f"sigmas must be at least two levels that descend to 0 or above, not {levels}")
+    if steps < 1 or not all(math.inf > a > b >= 0 for a, b in zip(levels, levels[1:])):
+        raise ValueError(f"sigmas must be at least two finite levels that descend to 0 or above, not {levels}")
     positive = [level for level in levels if level > 0]
     sigma_min = video_schedule.sigma_min if video_schedule else positive[-1]
 
     start, end = options.interval
-    active = [i for i in range(steps) if start <= 100 * i / steps < end and levels[i + 1] > 0]
+    active = [i for i in range(steps - 1) if start <= 100 * i / steps < end]
     plain = {i for i, chosen in zip(active, spread(options.z_percent, len(active))) if chosen}
 
     back_form, go_form = options.form.split("-")
     models = {"I": "image", "V": "video"}
-    skip_above = image_schedule.sigma_max if image_schedule and options.above_sigma_max == "skip" else None
+    skip_above = math.inf  # at matched timesteps nothing is above the image model's table
+    if image_schedule and options.above_sigma_max == "skip" and options.schedule_match == "sigma":
+        skip_above = image_schedule.sigma_max
 
     def label(model: str, sigma: float) -> float:
         """The level at which the model is asked for a latent at ``sigma``."""
@@ -148,7 +152,7 @@ def make_plan(
         a, b = levels[i], levels[i + 1]
         if i in active:
             c = levels[i + 2] or sigma_min
-            if c > b * (1 - ZERO_LENGTH):
+            if c > b * (1 - SAME_LEVEL):
                 c = b
             go, back = ("VV", "VV") if i in plain else (go_form, back_form)
             for kind, letter, at, to in (("go", go[0], a, b), ("go", go[1], b, c),
@@ -156,7 +160,7 @@ def make_plan(
                 if at == to:
                     continue
                 model = models[letter]
-                if model == "image" and skip_above is not None and at > skip_above:
+                if model == "image" and at * (1 - SAME_LEVEL) > skip_above:
                     model = "video"
                 gamma = ramp(*options.gammas(model, kind), i / max(steps - 1, 1), options.rho)
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i))

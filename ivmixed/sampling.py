@@ -30,18 +30,18 @@ class NonFiniteError(ArithmeticError):
         self.move = move
         guidance = "" if move.guidance is None else f" with guidance {move.guidance:+g}"
         super().__init__(
-            f"IV-mixed: the latent became NaN or infinite in step {move.step + 1} of {steps}, after the {move.kind} move "
-            f"of the {move.model} model at sigma {move.sigma:.3g}{guidance}. The usual cures: run the model in full "
-            "precision (--no-half, or 'Upcast cross attention layer to float32' in the settings), lower the gammas, or "
-            "try another checkpoint or motion module."
+            f"IV-mixed: the latent became NaN or infinite in step {move.step + 1} of {steps}, after the {move.kind} "
+            f"move of the {move.model} model at sigma {move.sigma:.3g}{guidance}. The usual cures: run the model in "
+            "full precision (--no-half, or 'Upcast cross attention layer to float32' in the settings), lower the "
+            "gammas, or try another checkpoint or motion module."
         )
 
 
 class _FiniteWatch:
     """Notices a non-finite latent without making the host wait for the device.
 
-    Every check leaves its flag in host memory by an asynchronous copy, and the flags that have arrived are read. A device
-    that runs behind is thus noticed one or two evaluations late; `finish` waits for the rest.
+    Every check leaves its flag in host memory by an asynchronous copy, and the flags that have arrived are read. So
+    what a device computes behind the host's back is noticed an evaluation or two late; `finish` waits for the rest.
     """
 
     def __init__(self, plan: Plan, device: torch.device):

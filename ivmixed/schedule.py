@@ -1,7 +1,7 @@
 """Noise schedules: the table of a model, and the same noise level in the tables of two models.
 
 A network is trained on a table of ``abar`` (the cumulative product of ``1 - beta``), one entry a timestep. Samplers
-speak of ``sigma = sqrt((1 - abar) / abar)``, the noise level of a latent ``x = x0 + sigma * noise``. Between the entries
+speak of ``sigma = sqrt((1 - abar) / abar)``, the noise level of a latent ``x = x0 + sigma * noise``. Between entries
 log sigma is interpolated linearly in the timestep, as k-diffusion's ``DiscreteSchedule`` does.
 """
 from __future__ import annotations

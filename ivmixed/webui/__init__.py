@@ -1,7 +1,7 @@
-"""The extension for the Stable Diffusion WebUI: all that imports the host's ``modules``, a file for each thing it knows.
+"""The extension for the Stable Diffusion WebUI: all that imports the host's ``modules``.
 
-`a1111` is the sampler in AUTOMATIC1111, `animatediff` and `controlnet` are what it knows of those extensions, `panel` is
-the page, `script` the hooks.
+`a1111` is the sampler in AUTOMATIC1111, `animatediff` and `controlnet` are what it knows of those extensions, `panel`
+is the page, `script` the hooks, `patch` how the host is changed and put back.
 """
 import logging
 

@@ -123,8 +123,9 @@ class _Run:
             if move.model == "image":
                 stack.enter_context(self.motion.left_out())
             denoised = denoiser(x, sigma, **args)
-        if move.kind != "ordinary":
-            self.sampler.last_latent = last_latent  # what an interrupt leaves is never an inversion
+        if move.kind == "back" or (move.kind == "go" and move.step > 0):
+            # an interrupt leaves the last ordinary prediction; before the first, that of a go move, not the noise
+            self.sampler.last_latent = last_latent
         self._count()
         return denoised
 

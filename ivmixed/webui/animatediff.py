@@ -24,7 +24,7 @@ def _extension() -> Any:
 
 
 def remove(sd_model: Any) -> None:
-    """Takes motion out of the UNet where AnimateDiff itself would not, as after an error: it only does so at the end."""
+    """Takes motion out of the UNet after an error, where AnimateDiff does not: it only does so at the end."""
     extension = _extension()
     if extension is not None and extension.mm_injected:
         extension.restore(sd_model)

@@ -1,7 +1,7 @@
 """What the sampler knows of the sd-webui-controlnet extension: its control images belong to the rows of the batch.
 
-Source: that extension's ``scripts/hook.py`` (``control_params``) and ``scripts/controlnet_lllite.py``, and how AnimateDiff
-cuts them to its context windows (``animatediff_infv2v.py``).
+Source: that extension's ``scripts/hook.py`` (``control_params``) and ``scripts/controlnet_lllite.py``, and how
+AnimateDiff cuts them to its context windows (``animatediff_infv2v.py``).
 """
 from __future__ import annotations
 

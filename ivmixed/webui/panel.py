@@ -12,29 +12,30 @@ from modules.ui_components import InputAccordion
 from ..options import OPTIONS, Option, OptionError, Options
 from . import NAME, log
 
-SHOWN = tuple(option for option in OPTIONS if not option.follows)
+BASIC = tuple(option for option in OPTIONS if not option.follows and not option.advanced)
+ADVANCED = tuple(option for option in OPTIONS if not option.follows and option.advanced)
 SEPARATE = tuple(option for option in OPTIONS if option.follows)
 
 
 def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
     """The panel's components in the order of the script's arguments, and what pastes infotext into them.
 
-    The first is the accordion: closed, the sampler runs with the published settings.
+    The first is the accordion: closed, the sampler runs with the defaults.
     """
     fields: list[PasteField] = []
     with InputAccordion(False, label=NAME, elem_id=elem_id("open")) as accordion:
         gr.HTML(f"Settings of the sampler <b>{NAME}</b> (choose it as the sampling method, with AnimateDiff on). "
-                "Closed, the published settings are used.")
-        basic = [_components(option, elem_id, fields) for option in SHOWN[:5]]
+                "Closed, the defaults are used: IV-IV with gamma 4, as published.")
+        basic = [_components(option, elem_id, fields) for option in BASIC]
         with gr.Accordion("Advanced", open=False):
-            advanced = [_components(option, elem_id, fields) for option in SHOWN[5:]]
+            advanced = [_components(option, elem_id, fields) for option in ADVANCED]
             separate = gr.Checkbox(False, label="Separate gammas for the image and the video model",
                                    elem_id=elem_id("separate"))
             with gr.Column(visible=False) as column:
                 own = [_components(option, elem_id, fields) for option in SEPARATE]
             separate.change(lambda on: gr.update(visible=on), inputs=[separate], outputs=[column], show_progress=False)
-    fields.append(PasteField(accordion, lambda params: _pasted(params, any, OPTIONS), api="iv_mixed_open"))
-    fields.append(PasteField(separate, lambda params: _pasted(params, any, SEPARATE), api="iv_mixed_separate"))
+    fields.append(PasteField(accordion, lambda params: _any_pasted(params, OPTIONS)))
+    fields.append(PasteField(separate, lambda params: _any_pasted(params, SEPARATE)))
     shown = [component for group in basic + advanced for component in group]
     return [accordion, *shown, separate, *(component for group in own for component in group)], fields
 
@@ -59,11 +60,12 @@ def from_arguments(arguments: Any) -> Options:
     if isinstance(first, dict) and not any(isinstance(value, (dict, list)) for value in values):
         return Options.from_dict(first)
     if not isinstance(first, bool):
-        raise OptionError("args", first, f'one object of options by name, as in "{NAME}": {{"args": [{{"form": "IV-IV"}}]}}')
+        example = f'"{NAME}": {{"args": [{{"form": "IV-IV"}}]}}'
+        raise OptionError("args", first, f"one object of options by name, as in {example}")
     if not first:
         return Options()
     left = iter(values)
-    given = {option.name: _take(option, left) for option in SHOWN}
+    given = {option.name: _take(option, left) for option in BASIC + ADVANCED}
     if next(left):
         given.update((option.name, _take(option, left)) for option in SEPARATE)
     return Options(**given)
@@ -88,9 +90,7 @@ def _components(option: Option, elem_id: Callable[[str], str], fields: list[Past
                               elem_id=elem_id(f"{option.name}_{end}" if end else option.name))
                     for end, value in ends]
     for index, component in enumerate(made):
-        fields.append(PasteField(
-            component, lambda params, index=index: _paste(params, option, index),
-            api=f"iv_mixed_{option.name}_{index}"))
+        fields.append(PasteField(component, lambda params, index=index: _paste(params, option, index)))
     return made
 
 
@@ -102,8 +102,8 @@ def _uses_sampler(params: dict[str, Any]) -> bool:
     return NAME in (params.get("Sampler"), params.get("Hires sampler"))
 
 
-def _pasted(params: dict[str, Any], of: Callable, options: tuple[Option, ...]) -> bool | None:
-    return of(option.label in params for option in options) if _uses_sampler(params) else None
+def _any_pasted(params: dict[str, Any], options: tuple[Option, ...]) -> bool | None:
+    return any(option.label in params for option in options) if _uses_sampler(params) else None
 
 
 def _paste(params: dict[str, Any], option: Option, index: int) -> Any:

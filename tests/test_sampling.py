@@ -1,0 +1,673 @@
+"""Running a plan: exact denoisers of normal data, textbook loops, every dtype, and what happens when a run fails."""
+import dataclasses
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ivmixed import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+
+SHAPE = 3, 2, 4, 5
+CFG = 7.5
+LEVELS = [10.0, 6.0, 3.0, 1.0, 0.3, 0.0]
+MODELS = ["video", "image"]
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+class Normal:
+    """The exact guided denoiser of normal data: pixels of deviation ``spread``, correlated over frames by ``share``.
+
+    With ``share`` 0 the frames are independent, as an image model has them; towards 1 they are one, as for a video
+    model. Keeps what it was asked: ``seen`` (x), ``levels`` (sigma) and ``scales`` (cond_scale) by evaluation.
+    """
+
+    def __init__(self, share=0.0, cond=1.0, uncond=-0.5, spread=0.8):
+        self.share, self.cond, self.uncond, self.spread = share, cond, uncond, spread
+        self.seen, self.levels, self.scales = [], [], []
+
+    def posterior_mean(self, x, sigma, mean, spread):
+        common = (x - mean).mean(0, keepdim=True)
+        own = (x - mean) - common
+        with_all = spread**2 * (1 + (len(x) - 1) * self.share)
+        with_none = spread**2 * (1 - self.share)
+        return mean + common * with_all / (with_all + sigma**2) + own * with_none / (with_none + sigma**2)
+
+    def __call__(self, x, sigma, cond_scale=1.0):
+        assert sigma.shape == x.shape[:1]
+        self.seen.append(x)
+        self.levels.append(sigma[0])
+        self.scales.append(cond_scale)
+        level = sigma.view(-1, 1, 1, 1).to(x.dtype)
+        uncond = self.posterior_mean(x, level, self.uncond, self.spread)
+        cond = self.posterior_mean(x, level, self.cond, self.spread / 2)
+        return uncond + cond_scale * (cond - uncond)
+
+    def eps(self, x, sigma, scale):
+        """The network's output, as the formulas have it."""
+        return (x - self(x, x.new_full([len(x)], sigma), scale)) / sigma
+
+
+def video_and_image():
+    return Normal(share=0.9), Normal(share=0.0, cond=1.3, uncond=-0.2)
+
+
+def noisy(dtype=torch.float32, shape=SHAPE, sigma=LEVELS[0]):
+    return (sigma * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).to(dtype)
+
+
+def run(plan, x, video=None, image=None, sigmas=None, **more):
+    """A run of a plan at the CFG scale, with normal data unless other models are given."""
+    if sigmas is None:
+        ordinary = [move for move in plan.moves if move.kind == "ordinary"] or plan.moves
+        sigmas = torch.tensor([move.sigma_from for move in ordinary] + [ordinary[-1].sigma_to], dtype=torch.float64)
+    first, second = video_and_image()
+    more = {"extra_args": {"cond_scale": CFG}, "disable": True, **more}
+    return sample_iv_mixed(video or first, x, sigmas, image_model=image or second, plan=plan, **more)
+
+
+def karras_sigmas(steps, start=14.6, end=0.03):
+    u = torch.linspace(0, 1, steps)
+    sigmas = (start ** (1 / 7) + u * (end ** (1 / 7) - start ** (1 / 7))) ** 7
+    return torch.cat([sigmas, torch.zeros(1)])
+
+
+# --- against definitions written out
+
+def textbook_euler(model, x, sigmas, extra_args):
+    """sample_euler of k-diffusion without churn."""
+    s_in = x.new_ones([x.shape[0]])
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * s_in, **extra_args)
+        d = (x - denoised) / (sigmas[i] * s_in).view(-1, 1, 1, 1)
+        dt = sigmas[i + 1] - sigmas[i]
+        x = x + d * dt
+    return x
+
+
+@pytest.mark.parametrize("sigmas", [
+    torch.tensor(LEVELS), karras_sigmas(20), karras_sigmas(33)[:-1], karras_sigmas(1), torch.linspace(25.146, 0, 12),
+], ids=["levels", "karras", "karras to 0.03", "one step", "linear"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_empty_interval_is_the_textbook_euler_loop_to_the_bit(sigmas, seed):
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) * sigmas[0]
+    expected = textbook_euler(Normal(0.9), x, sigmas, {"cond_scale": CFG})
+    result = sample_iv_mixed(Normal(0.9), x, sigmas, {"cond_scale": CFG}, disable=True,
+                             image_model=Normal(), options=Options(interval=(0, 0)))
+    assert torch.equal(result, expected)
+
+
+def test_an_active_step_is_its_five_lines():
+    video, image = video_and_image()
+    a, b, c = 6.0, 3.0, 1.0
+    x = start = noisy(torch.float64, sigma=a)
+    x = x + (b - a) * image.eps(x, a, 1)
+    x = x + (c - b) * video.eps(x, b, 2)
+    x = x + (b - c) * image.eps(x, c, -3)
+    x = x + (a - b) * video.eps(x, b, -5)
+    x = x + (b - a) * video.eps(x, a, CFG)
+    x = x + (c - b) * video.eps(x, b, CFG)
+    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5, interval=(0, 50))
+    result = run(make_plan(options, [a, b, c]), start)
+    torch.testing.assert_close(result, x, rtol=0, atol=1e-6)
+    assert (result - textbook_euler(video, start, torch.tensor([a, b, c]), {"cond_scale": CFG})).abs().max() > 1
+
+
+def test_a_level_unlike_the_latents_is_met_by_the_variance_preserving_latent():
+    """Labels (clamped, or of an equal timestep) and gaps between moves rescale x by sqrt(1 + sigma^2)."""
+    video, image = video_and_image()
+    x = start = noisy(torch.float64, sigma=5.0)
+
+    def carried(x, level, to):
+        return x / math.sqrt(1 + level**2) * math.sqrt(1 + to**2)
+
+    x = x + (2.0 - 5.0) * image.eps(carried(x, 5.0, 3.0), 3.0, 4)
+    x = carried(x, 2.0, 2.5)
+    x = x + (0.5 - 2.5) * video.eps(x, 2.5, CFG)
+    moves = Move("image", "go", 3.0, 5.0, 2.0, 4.0, 0), Move("video", "ordinary", 2.5, 2.5, 0.5, None, 0)
+    torch.testing.assert_close(run(Plan("", 1, moves), start), x, rtol=0, atol=1e-9)
+
+
+def test_the_last_step_to_zero_returns_the_denoised_latent():
+    video = Normal(0.9)
+    x = noisy(torch.float64, sigma=0.5)
+    result = run(make_plan(Options(), [0.5, 0.0]), x, video)
+    torch.testing.assert_close(result, video(x, x.new_full([3], 0.5), CFG), rtol=0, atol=1e-12)
+
+
+# --- what theory says
+
+def order(error, sizes):
+    """The power of the step size with which an error falls."""
+    logs = torch.tensor([[math.log(size), math.log(error(size))] for size in sizes], dtype=torch.float64)
+    logs = logs - logs.mean(0)
+    return float((logs[:, 0] * logs[:, 1]).sum() / (logs[:, 0] ** 2).sum())
+
+
+def there_and_back(levels, rows, guidance, sign=1):
+    """Moves down the levels and up again; ``rows`` are the models in turn, down first."""
+    down, up = list(zip(levels, levels[1:])), list(zip(levels[::-1], levels[-2::-1]))
+    return Plan("", 1, tuple(
+        Move(rows[k % len(rows)], "go" if k < len(down) else "back", start, start, end,
+             guidance if k < len(down) else sign * guidance, 0)
+        for k, (start, end) in enumerate(down + up)))
+
+
+SIZES = [0.2, 0.1, 0.05, 0.025]
+
+
+def return_error(plan, a=3.0):
+    x = noisy(torch.float64, sigma=a)
+    return (run(plan, x) - x).abs().max().item()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0, -4.0])
+@pytest.mark.parametrize("model", MODELS)
+def test_going_and_coming_back_at_one_guidance_returns_up_to_the_square_of_the_step(model, guidance):
+    """x1 = x - h eps(x, a), x2 = x1 + h eps(x1, b): what is left is h times a difference of eps, itself of size h."""
+    def error(h):
+        return return_error(there_and_back([3.0, 3.0 - h], [model], guidance))
+
+    assert order(error, SIZES) == pytest.approx(2, abs=0.1)
+    assert error(0.001) < 1e-5
+
+
+def test_two_moves_there_and_back_return_up_to_the_square_too():
+    def error(h):
+        return return_error(there_and_back([3.0, 3.0 - h, 3.0 - 2 * h], ["image", "video", "video", "image"], 4.0))
+
+    assert order(error, [0.05, 0.025, 0.0125]) == pytest.approx(2, abs=0.1)
+
+
+def test_over_a_whole_stretch_the_squares_add_up_to_one_power_of_the_step():
+    def error(h):
+        levels = [3.0 - h * k for k in range(round(1 / h) + 1)]
+        return return_error(there_and_back(levels, ["video"], 4.0))
+
+    assert order(error, SIZES) == pytest.approx(1, abs=0.1)
+
+
+def test_coming_back_at_the_opposite_guidance_does_not_return():
+    def error(h):
+        return return_error(there_and_back([3.0, 3.0 - h], ["video"], 4.0, sign=-1))
+
+    assert order(error, SIZES) == pytest.approx(1, abs=0.1)
+
+
+def test_to_first_order_the_extra_loop_is_the_guidance_of_both_models():
+    """rows 1-4 move x by (b - a) (gamma_go + gamma_back) times the sum over the models of cond - uncond."""
+    video, image = video_and_image()
+    x = noisy(torch.float64, sigma=3.0)
+    guidance = sum(model.eps(x, 3.0, 1) - model.eps(x, 3.0, 0) for model in (video, image))
+
+    def error(h):
+        plan = make_plan(Options(gamma_go=3, gamma_back=2), [3.0, 3.0 - h, 3.0 - 2 * h])
+        loop = dataclasses.replace(plan, moves=tuple(m for m in plan.moves if m.step == 0 and m.kind != "ordinary"))
+        moved = run(loop, x) - x
+        return (moved - -h * (3 + 2) * guidance).abs().max().item()
+
+    assert order(error, SIZES) == pytest.approx(2, abs=0.1)
+
+
+def test_small_steps_approach_the_exact_solution_of_normal_data():
+    """Unguided, x - mean shrinks along the flow as sqrt(spread^2 + sigma^2)."""
+    model = Normal(share=0.0, cond=0.0, uncond=0.4)
+    x = noisy(torch.float64, sigma=5.0)
+    exact = 0.4 + (x - 0.4) * math.sqrt((0.8**2 + 0.5**2) / (0.8**2 + 5.0**2))
+
+    def error(h):
+        levels = [5.0 - h * k for k in range(round(4.5 / h) + 1)]
+        plan = make_plan(Options(interval=(0, 0)), levels)
+        return (run(plan, x, model, extra_args={"cond_scale": 0.0}) - exact).abs().max().item()
+
+    assert order(error, [0.1, 0.05, 0.025]) == pytest.approx(1, abs=0.1)
+
+
+# --- one model for both
+
+@pytest.mark.parametrize("form", ["IV-IV", "VV-VV", "II-II"])
+def test_two_equal_models_are_one_model(form):
+    options, sigmas, x = Options(form=form, gamma_go=(6, 2)), torch.tensor(LEVELS), noisy()
+    args = {"extra_args": {"cond_scale": CFG}, "disable": True, "options": options}
+    both = sample_iv_mixed(Normal(0.9), x, sigmas, image_model=Normal(0.9), **args)
+    assert torch.equal(sample_iv_mixed(Normal(0.9), x, sigmas, **args), both)
+    other = sample_iv_mixed(Normal(0.9), x, sigmas, image_model=Normal(0.1), **args)
+    assert torch.equal(other, both) == (form == "VV-VV")
+
+
+# --- dtypes and shapes
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("frames", [1, 2, 7, 33])
+def test_dtype_and_shape_stay_and_the_models_get_them(dtype, frames):
+    video, image = video_and_image()
+    x = noisy(dtype, (frames, *SHAPE[1:]))
+    result = run(make_plan(Options(), LEVELS), x, video, image)
+    assert (result.dtype, result.shape) == (dtype, x.shape)
+    assert result.isfinite().all()
+    for seen in video.seen + image.seen:
+        assert (seen.dtype, seen.shape) == (dtype, x.shape)
+    for level in video.levels + image.levels:
+        assert level.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_any_channels_and_sizes():
+    for shape in (2, 4, 8, 8), (1, 1, 1, 1), (3, 16, 2, 9):
+        assert run(make_plan(Options(), LEVELS), noisy(shape=shape)).shape == shape
+
+
+def test_the_callers_latent_is_left_alone():
+    x = noisy()
+    before = x.clone()
+    run(make_plan(Options(), LEVELS), x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_updated_in_single(dtype):
+    """Over many tiny steps an update in half precision loses what ours keeps."""
+    sigmas = torch.linspace(10, 1, 301, dtype=torch.float64)
+    plan = make_plan(Options(interval=(0, 0)), sigmas)
+    x = noisy(dtype)
+    exact = run(plan, x.double())
+    ours = run(plan, x).double()
+    in_half = textbook_euler(Normal(0.9), x, sigmas.to(dtype), {"cond_scale": CFG}).double()
+    assert (ours - exact).abs().mean() < (in_half - exact).abs().mean() / 3
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_every_precision_is_near_the_exact_run(dtype):
+    plan = make_plan(Options(), LEVELS)
+    x = noisy(dtype)
+    exact = run(plan, x.double())
+    epsilon = torch.finfo(dtype).eps
+    difference = (run(plan, x).double() - exact).abs().max()
+    assert difference <= 100 * epsilon * exact.abs().max()
+    assert dtype == torch.float64 or difference > 0
+
+
+# --- what reaches the models and the caller
+
+def test_moves_reach_the_models_in_order_with_signed_guidance():
+    asked = []
+
+    def listening(name):
+        def model(x, sigma, cond_scale):
+            asked.append((name, round(sigma[0].item(), 5), cond_scale))
+            return torch.zeros_like(x)
+        return model
+
+    options = Options(gamma_image_go=(1, 6), gamma_video_go=2, gamma_image_back=(3, 0), gamma_video_back=5)
+    plan = make_plan(options, [20.0, *LEVELS], Schedule.linear(), Schedule.scaled_linear())
+    told = []
+    run(plan, noisy(), listening("video"), listening("image"), on_move=lambda move: told.append((move, len(asked))))
+    assert asked == [(move.model, round(move.sigma, 5), CFG if move.guidance is None else move.guidance)
+                     for move in plan.moves]
+    assert [scale for _, _, scale in asked[:5]] == [1.0, 2.0, -3.0, -5.0, CFG]
+    assert told == [(move, index) for index, move in enumerate(plan.moves)], "told before its evaluation"
+
+
+def test_a_plans_own_guidance_of_an_ordinary_step_goes_before_the_callers():
+    video = Normal(0.9)
+    run(Plan("", 1, (Move("video", "ordinary", 2.0, 2.0, 1.0, 9.0, 0),)), noisy(), video)
+    assert video.scales == [9.0]
+
+
+def test_other_arguments_pass_through_and_the_callers_are_left_alone():
+    cond, got = torch.ones(3), []
+
+    def model(x, sigma, **args):
+        got.append(dict(args))
+        args.clear()
+        return torch.zeros_like(x)
+
+    extra_args = {"cond_scale": CFG, "cond": cond, "s_min_uncond": 0.5}
+    run(make_plan(Options(), LEVELS), noisy(), model, model, extra_args=extra_args)
+    assert extra_args == {"cond_scale": CFG, "cond": cond, "s_min_uncond": 0.5}
+    assert len(got) == 4 * 5 + 1 - 2
+    for args in got:
+        assert args.keys() == extra_args.keys()
+        assert args["cond"] is cond
+        assert args["s_min_uncond"] == 0.5
+
+
+def test_without_extra_arguments_only_the_extra_moves_have_a_scale():
+    got = []
+
+    def model(x, sigma, **args):
+        got.append(args)
+        return torch.zeros_like(x)
+
+    plan = make_plan(Options(), LEVELS)
+    sample_iv_mixed(model, noisy(), torch.tensor(LEVELS), disable=True, plan=plan)
+    assert got == [{} if move.guidance is None else {"cond_scale": move.guidance} for move in plan.moves]
+
+
+def test_callback_comes_once_a_step_with_k_diffusions_keys():
+    video, image = video_and_image()
+    sigmas, heard = torch.tensor(LEVELS), []
+    plan = make_plan(Options(), LEVELS)
+
+    def callback(data):
+        heard.append((data, len(video.seen) + len(image.seen)))
+
+    run(plan, noisy(), video, image, sigmas, callback=callback)
+    after = [index + 1 for index, move in enumerate(plan.moves) if move.kind == "ordinary"]
+    ordinary = [seen for seen, scale in zip(video.seen, video.scales) if scale == CFG]
+    assert [evaluations for _, evaluations in heard] == after
+    for i, (data, _) in enumerate(heard):
+        assert set(data) == {"x", "i", "sigma", "sigma_hat", "denoised"}
+        assert (data["i"], data["sigma"], data["sigma_hat"]) == (i, sigmas[i], sigmas[i])
+        assert torch.equal(data["x"], ordinary[i]), "the latent that the ordinary step begins with"
+        assert torch.equal(data["denoised"], Normal(0.9)(data["x"], sigmas[i] * torch.ones(3), CFG))
+
+
+def test_callback_and_on_move_see_the_run_and_do_not_change_it():
+    plan, x = make_plan(Options(), LEVELS), noisy()
+    assert torch.equal(run(plan, x), run(plan, x, callback=lambda data: None, on_move=lambda move: None))
+
+
+def test_an_exception_of_the_callback_leaves_at_once():
+    video = Normal(0.9)
+
+    def interrupt(data):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_plan(Options(form="VV-VV"), LEVELS), noisy(), video, callback=interrupt)
+    assert len(video.seen) == 5
+
+
+def test_progress_counts_evaluations(capsys):
+    plan = make_plan(Options(), LEVELS)
+    run(plan, noisy(), disable=False)
+    assert f"{plan.evaluations}/{plan.evaluations}" in capsys.readouterr().err
+    run(plan, noisy(), disable=True)
+    assert capsys.readouterr().err == ""
+
+
+class WithTable(Normal):
+    """A denoiser that knows its noise table, as k-diffusion's do."""
+
+    def __init__(self, schedule, **more):
+        super().__init__(**more)
+        self.sigmas = torch.tensor(schedule.sigmas)
+
+
+@pytest.mark.parametrize("match", ["sigma", "timestep"])
+def test_noise_tables_are_read_from_the_models(match):
+    tables = Schedule.linear(), Schedule.scaled_linear()
+    sigmas = torch.tensor([25.0, 12.0, 5.0, 1.0, 0.0])
+    options = Options(schedule_match=match)
+    plan = make_plan(options, sigmas, *tables)
+    assert plan != make_plan(options, sigmas)
+    video, image = WithTable(tables[0], share=0.9), WithTable(tables[1])
+    sample_iv_mixed(video, noisy(), sigmas, {"cond_scale": CFG}, disable=True, image_model=image, options=options)
+    for name, model in ("video", video), ("image", image):
+        expected = [move.sigma for move in plan.moves if move.model == name]
+        assert torch.stack(model.levels).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_wrong_options_and_sigmas_raise_before_the_first_evaluation():
+    video = Normal()
+    with pytest.raises(ValueError, match="sigmas"):
+        sample_iv_mixed(video, noisy(), torch.tensor([1.0, 2.0, 0.0]), disable=True)
+    with pytest.raises(OptionError):
+        sample_iv_mixed(video, noisy(), torch.tensor(LEVELS), disable=True, options=Options(form="RR"))
+    assert video.seen == []
+
+
+# --- a latent that is not finite
+
+SHORT = make_plan(Options(gamma_go=3, gamma_back=2), [10.0, 6.0, 3.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("index", range(SHORT.evaluations))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_non_finite_evaluation_stops_the_run_at_once(index, poison, dtype):
+    calls = []
+
+    def poisoned(model):
+        def evaluate(x, sigma, **args):
+            denoised = model(x, sigma, **args)
+            if len(calls) == index:
+                denoised[-1, 0, 1, 2] = poison
+            calls.append(model)
+            return denoised
+        return evaluate
+
+    with pytest.raises(NonFiniteError) as error:
+        run(SHORT, noisy(dtype), *map(poisoned, video_and_image()))
+    move = SHORT.moves[index]
+    assert len(calls) == index + 1
+    assert error.value.move == move
+    message = str(error.value)
+    assert f"step {move.step + 1} of 4" in message
+    assert f"{move.kind} move of the {move.model} model" in message
+    guidance = {"go": "guidance +3", "back": "guidance -2"}.get(move.kind)
+    assert guidance in message if guidance else "with guidance" not in message
+    assert re.search(r"--no-half", message)
+
+
+def test_a_latent_that_is_not_finite_to_begin_with_is_noticed():
+    video = Normal()
+    x = noisy()
+    x[0, 0, 0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match="step 1 of 5"):
+        run(make_plan(Options(form="VV-VV"), LEVELS), x, video)
+    assert len(video.seen) == 1
+
+
+# --- nothing waits for the device
+
+class HostReads(TorchDispatchMode):
+    """Notes the operations that bring a tensor's values to the host, as the dispatcher sees them."""
+
+    READS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim"})
+
+    def __init__(self):
+        super().__init__()
+        self.noticed = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        device = kwargs.get("device")
+        to_host = name == "_to_copy" and device is not None and torch.device(device).type == "cpu"
+        # the only copy between devices is that of the watch's flag
+        waiting = name == "copy_" and not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.READS or to_host or waiting or by_mask:
+            self.noticed.append(name)
+        return func(*args, **kwargs)
+
+
+class HostReadCalls(TorchFunctionMode):
+    """The same as written in Python: on the CPU these calls need no operation, on a GPU each waits."""
+
+    READS = frozenset({"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__",
+                       "__contains__", "__format__", "__repr__"})
+
+    def __init__(self):
+        super().__init__()
+        self.noticed = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in self.READS:
+            self.noticed.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def host_reads(dtype, model, options=None):
+    """What was read from the first move to the end of the last, of a plan of all kinds of moves."""
+    plan = make_plan(options or Options(), [20.0, *LEVELS], Schedule.linear(), Schedule.scaled_linear())
+    operations, calls = HostReads(), HostReadCalls()
+
+    def on_move(move):
+        if move is plan.moves[0]:  # the flags are made before, and nothing has been computed yet
+            operations.noticed.clear()
+            calls.noticed.clear()
+
+    with operations, calls:
+        run(plan, noisy(dtype), model, model, on_move=on_move, callback=lambda data: None)
+    if calls.noticed[-1:] == ["cpu"]:  # one wait when all is done
+        calls.noticed.pop()
+    return operations.noticed + calls.noticed
+
+
+@pytest.mark.parametrize("options", [
+    Options(), Options(schedule_match="timestep", z_percent=50), Options(interval=(0, 0)),
+], ids=["default", "timestep", "plain"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_nothing_is_read_on_the_host_during_a_run(dtype, options):
+    assert host_reads(dtype, Normal(0.9), options) == []
+
+
+@pytest.mark.parametrize("read, noticed", [
+    (lambda x: x.sum().item(), "item"),
+    (lambda x: float(x.sum()), "__float__"),
+    (lambda x: bool((x > 0).all()), "__bool__"),
+    (lambda x: x.cpu(), "cpu"),
+    (lambda x: x.nonzero(), "nonzero"),
+    (lambda x: x[x > 0], "index"),
+    (lambda x: torch.zeros_like(x).copy_(x), "copy_"),
+    (lambda x: x.to("cpu", torch.float64, copy=True), "_to_copy"),
+])
+def test_a_read_on_the_host_would_be_noticed(read, noticed):
+    def model(x, sigma, **args):
+        read(x)
+        return torch.zeros_like(x)
+
+    assert noticed in host_reads(torch.float32, model)
+
+
+# --- the solver of VideoCrafter's ordinary step
+
+def k_diffusion_dpmpp_2m_sde(model, x, sigmas, extra_args, noise_sampler, eta=1.0, s_noise=1.0):
+    """sample_dpmpp_2m_sde of k-diffusion, solver_type midpoint."""
+    old_denoised = h_last = None
+    s_in = x.new_ones([x.shape[0]])
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * s_in, **extra_args)
+        if sigmas[i + 1] == 0:
+            x = denoised
+        else:
+            t, s = -sigmas[i].log(), -sigmas[i + 1].log()
+            h = s - t
+            eta_h = eta * h
+            x = sigmas[i + 1] / sigmas[i] * (-eta_h).exp() * x + (-h - eta_h).expm1().neg() * denoised
+            if old_denoised is not None:
+                r = h_last / h
+                x = x + 0.5 * (-h - eta_h).expm1().neg() * (1 / r) * (denoised - old_denoised)
+            noise = noise_sampler(sigmas[i], sigmas[i + 1])
+            x = x + noise * sigmas[i + 1] * (-2 * eta_h).expm1().neg().sqrt() * s_noise
+            h_last = h
+        old_denoised = denoised
+    return x
+
+
+def noise_by_level(sigma, sigma_next):
+    """Noise that depends on the two levels alone."""
+    generator = torch.Generator().manual_seed(round(1000 * float(sigma) + 7 * float(sigma_next)))
+    return torch.randn(SHAPE, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_dpmpp_2m_sde_is_that_of_k_diffusion(end):
+    levels = [*LEVELS[:-1], end]
+    plan = dataclasses.replace(make_plan(Options(interval=(0, 0)), levels), solver="dpmpp_2m_sde")
+    x = noisy(torch.float64)
+    expected = k_diffusion_dpmpp_2m_sde(
+        Normal(0.9), x, torch.tensor(levels, dtype=torch.float64), {"cond_scale": CFG}, noise_by_level)
+    result = run(plan, x, noise_sampler=noise_by_level)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)
+    euler = run(dataclasses.replace(plan, solver="euler"), x)
+    assert (result - euler).abs().max() > 0.1
+
+
+def test_dpmpp_2m_sde_takes_only_the_ordinary_moves():
+    """The extra loop is Euler, and what the solver remembers is of ordinary steps alone."""
+    video = Normal(0.9)
+    options = Options(gamma_go=2, gamma_back=1, interval=(30, 60))
+    first, *loop, second, _ = make_plan(options, [3.0, 2.0, 1.0, 0.5]).moves
+    assert [move.kind for move in (first, *loop, second)] == ["ordinary", "go", "go", "back", "back", "ordinary"]
+
+    def part(*moves):
+        return Plan("IV-IV", 2, moves, "dpmpp_2m_sde")
+
+    start = noisy(torch.float64, sigma=3.0)
+    middle = run(part(first), start, noise_sampler=noise_by_level)
+    x = run(Plan("IV-IV", 2, tuple(loop), "euler"), middle)
+    denoised_last = video(start, start.new_full([3], 3.0), CFG)
+    denoised = video(x, x.new_full([3], 2.0), CFG)
+    h_last, h = math.log(3 / 2), math.log(2 / 1)
+    weight = 1 - math.exp(-2 * h)
+    x = 1 / 2 * math.exp(-h) * x + weight * (denoised + 0.5 * h / h_last * (denoised - denoised_last))
+    x = x + noise_by_level(2.0, 1.0) * math.sqrt(weight)
+
+    result = run(part(first, *loop, second), start, noise_sampler=noise_by_level)
+    torch.testing.assert_close(result, x, rtol=0, atol=1e-9)
+
+
+def test_noise_of_its_own_has_the_right_size():
+    """Without a noise sampler: from data of no spread at 0, what is left at sigma is noise of that deviation."""
+    def zero(x, sigma, **args):
+        return torch.zeros_like(x)
+
+    plan = dataclasses.replace(make_plan(Options(interval=(0, 0)), [100.0, 2.0]), solver="dpmpp_2m_sde")
+    torch.manual_seed(0)
+    x = torch.zeros(4, 4, 64, 64)
+    first, second = run(plan, x, zero), run(plan, x, zero)
+    assert first.std().item() == pytest.approx(2.0, rel=0.02)
+    assert not torch.equal(first, second)
+
+
+# --- another size for the image model
+
+def test_the_image_model_looks_at_its_own_size():
+    video, image = video_and_image()
+    plan = dataclasses.replace(make_plan(Options(), LEVELS), image_size=(8, 10))
+    result = run(plan, noisy(), video, image)
+    assert result.shape == SHAPE
+    assert {seen.shape for seen in video.seen} == {SHAPE}
+    assert {seen.shape for seen in image.seen} == {(3, 2, 8, 10)}
+
+
+def test_whole_multiples_of_the_size_change_nothing_for_a_model_of_pixels():
+    """Nearest neighbours double every pixel and take one of each: a model without neighbours sees the same."""
+    plan = make_plan(Options(), LEVELS)
+    same = dataclasses.replace(plan, image_size=SHAPE[2:])
+    doubled = dataclasses.replace(plan, image_size=(8, 10))
+    assert torch.equal(run(plan, noisy()), run(same, noisy()))
+    assert torch.equal(run(plan, noisy()), run(doubled, noisy()))
+
+
+def test_a_smaller_size_takes_every_other_pixel():
+    image = Normal(0.0, cond=1.3, uncond=-0.2)
+    x = noisy(torch.float64, (3, 2, 4, 6), sigma=3.0)
+    small = x[..., ::2, ::2]
+    small = small + (2.0 - 3.0) * image.eps(small, 3.0, 4)
+    expected = small.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    plan = Plan("", 1, (Move("image", "go", 3.0, 3.0, 2.0, 4.0, 0),), image_size=(2, 3))
+    torch.testing.assert_close(run(plan, x), expected, rtol=0, atol=1e-12)
+
+
+# --- any run at all
+
+@given(st.lists(st.floats(0.05, 60), min_size=2, max_size=6, unique=True), st.sampled_from(["IV-IV", "VV-VV", "II-II"]),
+       st.floats(0, 3), st.floats(0, 100), st.sampled_from(["clamp", "skip"]), st.sampled_from(["sigma", "timestep"]))
+def test_runs_are_repeatable_and_finite(levels, form, gamma, z_percent, above, match):
+    options = Options(form=form, gamma_go=gamma, gamma_back=gamma, z_percent=z_percent, above_sigma_max=above,
+                      schedule_match=match)
+    levels = [*sorted(levels, reverse=True), 0.0]
+    plan = make_plan(options, levels, Schedule.linear(), Schedule.scaled_linear())
+    x = noisy(sigma=levels[0])
+    result = run(plan, x)
+    assert result.isfinite().all()
+    assert torch.equal(result, run(Plan.from_dict(plan.to_dict()), x))

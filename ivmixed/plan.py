@@ -98,9 +98,10 @@ class Plan:
 
 
 def spread(percent: float, count: int) -> tuple[bool, ...]:
-    """``count`` flags of which ``percent`` (0 to 100) are True, rounded to the nearest whole, evenly spread.
+    """``count`` flags of which ``percent`` (0 to 100) are True, evenly spread.
 
-    Any first n of them hold their share within one. 33.3 gives False, False, True, ... as the released ``zz = 3``.
+    Their number is rounded to the nearest whole, and any first n flags hold their share of it within one. 33.3 gives
+    False, False, True, ... as the released ``zz = 3``.
     """
     chosen = round(count * percent / 100)
     return tuple((k + 1) * chosen // count > k * chosen // count for k in range(count))

@@ -97,6 +97,8 @@ def sample_iv_mixed(
     extra_args = {} if extra_args is None else extra_args
     if plan is None:
         plan = make_plan(options or Options(), sigmas.tolist(), _table(model), _table(image_model or model))
+    if not plan.moves or plan.moves[-1].step >= len(sigmas):
+        raise ValueError(f"a plan of {plan.steps} steps and {plan.evaluations} moves does not fit {len(sigmas)} sigmas")
     models = {"video": model, "image": image_model or model}
     dtype = x.dtype
     size = x.shape[-2:]

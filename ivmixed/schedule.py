@@ -96,7 +96,12 @@ class Schedule:
         return math.exp((1 - part) * self._logs[low] + part * self._logs[low + 1])
 
     def sigma_to_timestep(self, sigma: float) -> float:
-        """The timestep (a float) at which this table has ``sigma``; clamped to the table's ends."""
+        """The timestep (a float) at which this table has ``sigma``; clamped to the table's ends.
+
+        Raises ValueError where sigma is not a number.
+        """
+        if math.isnan(sigma):
+            raise ValueError("sigma is not a number")
         if sigma <= self.sigma_min:
             return 0.0
         if sigma >= self.sigma_max:

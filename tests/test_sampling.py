@@ -671,3 +671,11 @@ def test_runs_are_repeatable_and_finite(levels, form, gamma, z_percent, above, m
     result = run(plan, x)
     assert result.isfinite().all()
     assert torch.equal(result, run(Plan.from_dict(plan.to_dict()), x))
+
+
+def test_a_plan_that_does_not_fit_the_sigmas_is_refused():
+    plan = make_plan(Options(), [4.0, 2.0, 1.0, 0.0])
+    for wrong in plan, Plan("IV-IV", 0, ()):
+        with pytest.raises(ValueError, match="does not fit"):
+            sample_iv_mixed(lambda x, sigma, **args: pytest.fail("evaluated"), torch.zeros(1, 4, 2, 2),
+                            torch.tensor([4.0, 0.0]), disable=True, plan=wrong)

@@ -83,7 +83,7 @@ def test_bad_tables_of_abar_are_refused(abar):
     [], [1.0], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [-1.0, 1.0], [1.0, math.inf], [1.0, math.nan], [math.nan, 1.0],
 ])
 def test_bad_tables_of_sigmas_are_refused(sigmas):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="noise schedule needs"):
         Schedule.from_sigmas(sigmas)
 
 

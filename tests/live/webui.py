@@ -68,10 +68,11 @@ class WebUI:
         return []
 
     def generate(self, kind="txt2img", *, clip=True, options=None, module=None, frames=4, context=None,
-                 animatediff=None, **fields):
+                 animatediff=None, left_out=(), **fields):
         """A still or a clip with AnimateDiff; ``options`` go to IV-mixed, ``fields`` to the host."""
         payload = {"prompt": "a photo of an astronaut", "negative_prompt": "blurry", "sampler_name": "Euler",
                    "steps": 3, "seed": 1, "cfg_scale": 7, "width": 64, "height": 64, "save_images": False, **fields}
+        payload = {key: value for key, value in payload.items() if key not in left_out}
         scripts = payload.setdefault("alwayson_scripts", {})
         if clip:
             scripts["AnimateDiff"] = {"args": [{

@@ -1,0 +1,750 @@
+"""The sampler in AUTOMATIC1111, against a double of the host (tests/host): what reaches the network, and what is left."""
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastapi import HTTPException
+
+from ivmixed import Options, Schedule, make_plan
+
+from .host import NAME, Hint, loaded
+
+SMALL = dict(frames=5, context=2, steps=3)
+"""A clip with several context windows, of which the last image chunk is not full."""
+
+
+@pytest.fixture
+def host():
+    with loaded() as host:
+        yield host
+
+
+def plan_of(host, p, options=None):
+    """The plan that a request must have run, from the tables as the host had them."""
+    video = Schedule.from_sigmas(p.sampler.model_wrap.sigmas.tolist())
+    image = Schedule.from_sigmas(host.denoiser().sigmas.tolist())
+    return make_plan(options or Options(), p.sampler.get_sigmas(p, p.steps).tolist(), video, image)
+
+
+def moves_and_evaluations(host, p, options=None):
+    plan = plan_of(host, p, options)
+    assert len(host.evaluations) == plan.evaluations
+    return list(zip(plan.moves, host.evaluations))
+
+
+def lines(host, words):
+    return [line for line in host.log.lines if words in line]
+
+
+# --- registration
+
+def test_listed_once_and_in_place():
+    with loaded() as host:
+        listed = host.sd_samplers.all_samplers  # as other modules of the host hold it
+        for _ in range(2):
+            host.load_scripts()
+        assert host.sd_samplers.all_samplers is host.sd_samplers.samplers is listed
+        assert host.sd_samplers.visible_sampler_names() == ["DPM++ 2M", "Euler", NAME]
+        assert host.sd_samplers.samplers_for_img2img is listed
+        assert listed[-1] is host.sd_samplers.all_samplers_map[NAME]
+        assert host.sd_samplers.samplers_map["iv-mixed"] == host.sd_samplers.samplers_map["iv_mixed"] == NAME
+        assert host.sd_samplers.samplers_map["ivmixed"] == NAME
+        assert [script.title() for script in host.runner.alwayson_scripts].count(NAME) == 1
+        assert listed[-1].total_steps(20) == 20
+
+
+def test_a_remembered_miss_is_forgotten(host):
+    samplers = host.sd_samplers
+    samplers.all_samplers.pop()
+    samplers.all_samplers_map.pop(NAME)
+    samplers.get_sampler_and_scheduler.cache_clear()
+    assert samplers.get_sampler_and_scheduler(NAME, "Karras")[0] == "DPM++ 2M"
+    host.load_scripts()
+    assert samplers.get_sampler_and_scheduler(NAME, "Karras") == (NAME, "Karras")
+    assert samplers.get_sampler_and_scheduler(f"{NAME} Karras", None) == (NAME, "Karras")
+
+
+# --- which network answers, and with which rows
+
+def assert_image_evaluation(host, move, evaluation, frames, context):
+    """The plain UNet answered, on the checkpoint's table, for every row once, in chunks of at most a window."""
+    denoiser, calls = host.denoiser(), evaluation.calls
+    level = torch.full_like(evaluation.sigma, move.sigma)
+    assert torch.equal(evaluation.sigma, level)
+    assert torch.equal(torch.cat([call.x for call in calls]), host.scaled(evaluation.x, level))
+    assert torch.equal(torch.cat([call.t for call in calls]), denoiser.sigma_to_t(level))
+    both = 2 if host.shared.opts.batch_cond_uncond else 1
+    assert [len(call.x) for call in calls] == chunks(frames * both, context * both) * (2 // both)
+    for call in calls:
+        assert torch.equal(call.out, host.unet(call.x, timesteps=call.t, context=call.context))
+    answer = torch.cat([call.out for call in calls])
+    assert torch.equal(evaluation.out, host.denoiser(lambda x, t, cond: answer)(evaluation.x, level, cond={}))
+
+
+def chunks(rows, size):
+    return [size] * (rows // size) + [rows % size] * (rows % size > 0)
+
+
+def assert_video_evaluation(host, move, evaluation, frames, context):
+    """AnimateDiff's windows of that step, with motion, on its own table."""
+    windows = list(host.windows(move.step, frames, context, context // 4))
+    rows = [window + [frame + frames for frame in window] for window in windows]
+    if not host.shared.opts.batch_cond_uncond:
+        # the host asks for cond and uncond one after the other
+        rows = windows + [[frame + frames for frame in window] for window in windows]
+    assert len(evaluation.calls) == len(rows)
+    scaled = host.scaled(evaluation.x, evaluation.sigma)
+    linear = Schedule.linear()
+    for call, window in zip(evaluation.calls, rows):
+        assert torch.equal(call.x, scaled[window])
+        assert call.t.tolist() == pytest.approx([linear.sigma_to_timestep(move.sigma)] * len(window), abs=0.01)
+        assert not torch.allclose(call.out, host.unet(call.x, timesteps=call.t, context=call.context))
+
+
+def assert_every_evaluation(host, p, frames, context, options=None):
+    models = set()
+    for move, evaluation in moves_and_evaluations(host, p, options):
+        check = assert_image_evaluation if move.model == "image" else assert_video_evaluation
+        check(host, move, evaluation, frames, context)
+        assert evaluation.step == move.step
+        models.add(move.model)
+    return models
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+def test_every_evaluation_of_a_clip(parameterization, version, batch_cond_uncond):
+    with loaded(parameterization) as host:
+        host.shared.opts.batch_cond_uncond = batch_cond_uncond
+        p = host.clip(version=version, frames=32, context=16, steps=3)
+        host.run(p)
+        assert assert_every_evaluation(host, p, 32, 16) == {"image", "video"}
+        assert p.extra_generation_params[NAME] == f"{len(host.evaluations)} evaluations"
+
+
+@pytest.mark.parametrize("options, models", [
+    ({"form": "II-II"}, {"image", "video"}),
+    ({"form": "VV-VV"}, {"video"}),
+    ({"z_percent": 50}, {"image", "video"}),
+    ({"schedule_match": "timestep"}, {"image", "video"}),
+    ({"above_sigma_max": "skip"}, {"image", "video"}),
+    ({"interval": [50, 100], "gamma_go": [6, 2], "gamma_video_back": 3}, {"image", "video"}),
+])
+@pytest.mark.parametrize("fields", [{}, {"scheduler": "Karras"}])
+def test_options_act_on_a_clip(host, options, models, fields):
+    p = host.clip(options=options, **fields, **SMALL)
+    changed = host.run(p)
+    assert assert_every_evaluation(host, p, 5, 2, Options(**options)) == models
+    assert not torch.equal(changed, host.run(host.clip(**fields, **SMALL)))
+
+
+def test_a_clip_of_one_window(host):
+    p = host.clip(frames=4, context=4, steps=3)
+    host.run(p)
+    assert_every_evaluation(host, p, 4, 4)
+    assert {len(evaluation.calls) for evaluation in host.evaluations} == {1}
+
+
+def test_guidance_is_signed(host):
+    """The latent that each evaluation sees follows from the one before by the plan's guidance."""
+    p = host.clip(options={"gamma_go": 2, "gamma_back": 3}, cfg_scale=5.5, **SMALL)
+    result = host.run(p)
+    pairs = moves_and_evaluations(host, p, Options(gamma_go=2, gamma_back=3))
+    latents = [evaluation.x[:5] for _, evaluation in pairs] + [result]
+    for (move, evaluation), after in zip(pairs, latents[1:]):
+        before, cond, uncond = evaluation.x[:5], evaluation.out[:5], evaluation.out[5:]
+        scale = 5.5 if move.kind == "ordinary" else move.guidance
+        eps = (before - (uncond + (cond - uncond) * scale)) / move.sigma
+        torch.testing.assert_close(after, before + eps * (move.sigma_to - move.sigma_from), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting, value", [
+    ("use_downcasted_alpha_bar", True),
+    ("sd_noise_schedule", "Zero Terminal SNR"),
+    ("enable_quantization", True),
+])
+def test_the_hosts_settings_for_noise_tables_hold_for_both_models(host, setting, value):
+    setattr(host.shared.opts, setting, value)
+    p = host.clip(frames=4, context=4, steps=3)
+    host.run(p)
+    host.apply_alpha_schedule_override(host.model)
+    for move, evaluation in moves_and_evaluations(host, p):
+        if move.model == "image":
+            assert_image_evaluation(host, move, evaluation, 4, 4)
+
+
+# --- AnimateDiff's own work
+
+@pytest.mark.parametrize("options", [
+    {"form": "IV-IV"},  # the image model is asked first
+    {"form": "VV-VV"},
+    {"interval": [50, 100]},  # the ordinary step is
+])
+def test_prompt_travel_reaches_both_models(host, options):
+    travel = {0: "day", 3: "night"}
+    p = host.clip(options=options, prompt_map=travel, prompt=lambda frame: "day" if frame < 3 else "night", **SMALL)
+    host.run(p)
+    part = torch.tensor([0, 1 / 3, 2 / 3, 1, 1])[:, None, None]
+    text = torch.lerp(host.encode("day").expand(5, -1, -1), host.encode("night").expand(5, -1, -1), part)
+    rows = torch.cat([text, host.encode("blurry").expand(5, -1, -1)])
+    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+        seen = torch.cat([call.context for call in evaluation.calls])
+        if move.model == "image":
+            torch.testing.assert_close(seen, rows)
+        else:
+            windows = host.windows(move.step, 5, 2, 0)
+            order = [row for window in windows for row in (*window, *(frame + 5 for frame in window))]
+            torch.testing.assert_close(seen, rows[order])
+    assert p.sampler.model_wrap.original_forward is not None
+
+
+def test_prompt_editing_follows_the_outer_steps(host):
+    schedule = [(0, "one"), (1, "two"), (10, "three")]
+    host.run(host.clip(negative_prompt=schedule, frames=4, context=4, steps=4))
+    assert len({evaluation.step for evaluation in host.evaluations}) == 4
+    for evaluation in host.evaluations:
+        expected = host.encode(schedule[min(evaluation.step, 2)][1])
+        assert torch.equal(evaluation.calls[0].context[4:], expected.expand(4, -1, -1))
+
+
+# --- ControlNet
+
+def images(rows):
+    return torch.randn(rows, 4, 4, 4, generator=torch.Generator().manual_seed(5))
+
+
+def assert_control_of_image_rows(host, p, control):
+    """Every image evaluation gave the UNet the control of its own rows; ``control(rows)`` is the whole batch's."""
+    checked = 0
+    for move, evaluation in moves_and_evaluations(host, p):
+        start = 0
+        for call in evaluation.calls:
+            rows = slice(start, start + len(call.x))
+            start += len(call.x)
+            if move.model == "image":
+                expected = host.unet(call.x + 0.1 * control[rows], timesteps=call.t, context=call.context)
+                torch.testing.assert_close(call.out, expected)
+                checked += 1
+    assert checked > 3
+
+
+@pytest.mark.parametrize("frames", [2, 5])
+@pytest.mark.parametrize("memory", [
+    torch.device("cpu"),
+    pytest.param("host memory", marks=pytest.mark.xfail(reason="hints are not brought to the GPU")),
+])
+def test_control_images_are_those_of_the_rows(host, frames, memory):
+    host.devices.cpu = memory  # with a GPU this is not where the network computes
+    control = host.controlnet.ControlParams("ControlNet", Hint(images(2 * frames), memory))
+    kept = control.hint_cond
+    p = host.clip(controls=[control], **{**SMALL, "frames": frames, "steps": 4})
+    host.run(p)
+    assert_control_of_image_rows(host, p, images(2 * frames))
+    assert control.hint_cond is kept
+    assert torch.equal(kept.images, images(2 * frames))
+
+
+@pytest.mark.xfail(reason="the module keeps the embedding of the first chunk")
+def test_lllite_images_are_those_of_the_rows(host):
+    model = host.controlnet.PlugableControlLLLite(images(10))
+    p = host.clip(controls=[host.controlnet.ControlParams("LLLite", control_model=model)], **SMALL)
+    host.run(p)
+    assert_control_of_image_rows(host, p, torch.tanh(images(10)))
+    assert torch.equal(model.modules["one"].cond_image, images(10))
+
+
+def test_only_what_has_a_row_for_each_row_is_cut(host):
+    from ivmixed.webui import controlnet
+
+    emb = host.controlnet.ImageEmbed(images(10)[:, 0], torch.zeros(1, 4, 4))
+    every, one = (SimpleNamespace(hint_cond=hint, hr_hint_cond=images(10), control_model=model) for hint, model in (
+        (images(10), SimpleNamespace(image_emb=emb)), (images(1), SimpleNamespace())))
+    script = SimpleNamespace(title=lambda: "ControlNet", latest_network=SimpleNamespace(control_params=[every, one]))
+    runner = SimpleNamespace(alwayson_scripts=[script])
+    before = [dict(vars(control)) for control in (every, one)]
+    with pytest.raises(RuntimeError, match="within"), controlnet.rows(runner, 4, 7, 10):
+        for cut, whole in ((every.hint_cond, images(10)), (every.hr_hint_cond, images(10)),
+                           (one.hr_hint_cond, images(10)), (every.control_model.image_emb.cond_emb, images(10)[:, 0])):
+            assert torch.equal(cut, whole[4:7])
+        assert torch.equal(one.hint_cond, images(1))
+        raise RuntimeError("within")
+    for control, values in zip((every, one), before):
+        assert all(getattr(control, name) is value for name, value in values.items())
+    assert every.control_model.image_emb is emb
+    for nothing in (None, SimpleNamespace(), SimpleNamespace(alwayson_scripts=[])):
+        with controlnet.rows(nothing, 0, 1, 2):
+            pass
+
+
+# --- what the host, its callbacks and the page are told
+
+def told_by_euler(host, p):
+    host.run(p)
+    return {evaluation.step: evaluation.told for evaluation in host.evaluations}
+
+
+def test_callbacks_are_told_the_outer_steps_as_by_euler(host):
+    expected = told_by_euler(host, host.clip("Euler", **SMALL))
+    assert expected == {0: (0, 3), 1: (0, 3), 2: (1, 3)}
+    told = []
+    for register in (host.script_callbacks.on_cfg_denoised, host.script_callbacks.on_cfg_after_cfg):
+        register(lambda params: told.append((params.sampling_step, getattr(params, "total_sampling_steps", None))))
+    p = host.clip(**SMALL)
+    host.run(p)
+    for move, evaluation in moves_and_evaluations(host, p):
+        assert evaluation.told == expected[move.step]
+    assert told == [evaluation.told for evaluation in host.evaluations for _ in range(2)]
+
+
+def test_a_control_ends_at_its_outer_step(host):
+    """ControlNet times its end by what it is told; 119 evaluations must not end it in the first quarter."""
+    control = host.controlnet.ControlParams("ControlNet", Hint(images(1), torch.device("cpu")), stop=0.3)
+    stopped = []
+    host.on_evaluated.append(lambda n: stopped.append(control.guidance_stopped))
+    p = host.clip(controls=[control], **SMALL)
+    host.run(p)
+    assert stopped == [move.step == 2 for move in plan_of(host, p).moves]
+
+
+@pytest.mark.parametrize("fields", [{}, {"options": {"interval": [0, 40]}}, {"options": {"form": "VV-VV"}}])
+def test_progress_counts_evaluations(host, fields):
+    bars = []
+    host.on_evaluated.append(lambda n: bars.append(host.shared.total_tqdm._tqdm))
+    host.run(host.clip(**fields, **SMALL))
+    count = len(host.evaluations)
+    assert [evaluation.progress for evaluation in host.evaluations] == [(n, count) for n in range(count)]
+    assert host.shared.state.sampling_step == host.shared.state.sampling_steps == count > 3
+    assert bars[-1].n == bars[-1].total == count
+
+
+@pytest.mark.parametrize("first, second", [(NAME, None), (NAME, "Euler"), ("Euler", NAME)])
+def test_hires(host, first, second):
+    bars, jobs = [], []
+    host.on_evaluated.append(lambda n: bars.append(host.shared.total_tqdm._tqdm))
+    host.on_evaluated.append(lambda n: jobs.append(host.shared.state.job_no))
+    p = host.clip(first, enable_hr=True, hr_sampler_name=second, hr_second_pass_steps=2, **SMALL)
+    host.run(p)
+    assert bars[-1].n == bars[-1].total == len(host.evaluations)
+    counts = {NAME: jobs.count(0), f"{NAME} hires": jobs.count(1)}
+    used = [key for key, sampler in zip(counts, (first, second or first)) if sampler == NAME]
+    assert {key: value for key, value in p.extra_generation_params.items() if key.startswith(NAME)} == {
+        key: f"{counts[key]} evaluations" for key in used}
+    assert all(counts[key] > 4 for key in used)
+    assert host.shared.state.sampling_step == counts[f"{NAME} hires"]
+
+
+def test_no_console_bar_is_made_where_the_host_makes_none(host):
+    host.shared.opts.multiple_tqdm = False
+    host.run(host.clip(enable_hr=True, **SMALL))
+    assert host.shared.total_tqdm._tqdm is None
+    assert host.shared.progress_print_out.getvalue() == ""
+
+
+@pytest.mark.parametrize("content", ["Prompt", "Combined"])
+def test_the_preview_is_of_ordinary_moves(host, content):
+    host.shared.opts.live_preview_content = content
+    p = host.clip(**SMALL)
+    host.run(p)
+    pairs, shown = moves_and_evaluations(host, p), None
+    for move, evaluation in pairs:
+        if shown is None:
+            assert evaluation.preview is None
+        else:
+            assert torch.equal(evaluation.preview, shown)
+        if move.kind == "ordinary":
+            cond, uncond = evaluation.out[:5], evaluation.out[5:]
+            shown = cond if content == "Prompt" else uncond + (cond - uncond) * p.cfg_scale
+    assert torch.equal(host.shared.state.current_latent, shown)
+    assert len({id(evaluation.preview) for evaluation in host.evaluations}) == p.steps
+
+
+def preview_steps(host, p, poll):
+    """The outer steps in which a new preview was seen."""
+    state, seen = host.shared.state, []
+
+    def look(n):
+        if poll:
+            state.set_current_image()
+        if state.id_live_preview > len(seen):
+            seen.append(host.evaluations[-1].step)
+
+    host.on_evaluated[:] = [look]
+    host.run(p)
+    return seen
+
+
+def test_a_preview_every_n_steps_means_outer_steps(host):
+    host.shared.opts.show_progress_every_n_steps = 3
+    expected = preview_steps(host, host.clip("Euler", steps=10, frames=2, context=2), poll=True)
+    assert [b - a for a, b in zip(expected, expected[1:])] == [3, 3] or len(expected) == 3
+    mixed = preview_steps(host, host.clip(steps=10, frames=2, context=2), poll=True)
+    assert len(mixed) == len(expected)
+    assert [b - a for a, b in zip(mixed, mixed[1:])] == [b - a for a, b in zip(expected, expected[1:])]
+
+
+def test_previews_that_the_sampler_makes_itself(host):
+    """On hosts where the page may not decode beside the job."""
+    host.shared.parallel_processing_allowed = False
+    host.shared.opts.show_progress_every_n_steps = 3
+    assert preview_steps(host, host.clip(steps=10, frames=2, context=2), poll=False) == [0, 3, 6, 9]
+
+
+# --- the same as the host's own sampler
+
+@pytest.mark.parametrize("fields", [
+    {}, {"scheduler": "Karras"}, {"steps": 1}, {"init_latent": torch.ones(5, 4, 4, 4), "steps": 6},
+    {"enable_hr": True}, {"version": "v1"},
+])
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_an_empty_interval_is_euler_to_the_bit(fields, parameterization):
+    fields = {**SMALL, **fields}
+    with loaded(parameterization) as host:
+        expected = host.run(host.clip("Euler", **fields))
+        count = len(host.evaluations)
+        p = host.clip(options={"interval": [0, 0]}, **fields)
+        assert torch.equal(host.run(p), expected)
+        assert len(host.evaluations) == count
+        if fields["steps"] > 1:
+            assert not torch.equal(host.run(host.clip(**fields)), expected)
+
+
+@pytest.mark.parametrize("animatediff", [True, False])
+@pytest.mark.parametrize("fields", [{}, {"batch_size": 3}, {"init_latent": torch.ones(1, 4, 4, 4)}])
+def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
+    off = "off - no AnimateDiff motion module in the UNet"
+    with loaded(animatediff=animatediff) as host:
+        expected = host.run(host.still("Euler", **fields))
+        steps = len(host.evaluations)
+        if animatediff:
+            fields = {**fields, "animatediff": host.animatediff.AnimateDiffProcess(enable=False)}
+        p = host.still(**fields)
+        assert torch.equal(host.run(p), expected)
+        assert len(host.evaluations) == steps
+        assert p.extra_generation_params[NAME] == off
+        assert host.log.lines == [off]
+
+
+def test_what_is_a_clip(host):
+    from ivmixed.webui.animatediff import Motion
+
+    extension = host.motion.mm_animatediff
+    extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7))
+    assert Motion.of_clip(16) is None
+    extension.inject(host.model, "v2")
+    motion = Motion.of_clip(16)
+    assert (motion.context, len(motion.modules)) == (7, 5)
+    assert Motion.of_clip(1) is None
+    extension.ad_params.enable = False
+    assert Motion.of_clip(16) is None
+    extension.set_ad_params(None)
+    assert Motion.of_clip(16) is None
+
+
+# --- settings that leave the negative prompt out, and prompts of two lengths
+
+def test_the_double_fails_where_the_host_does(host):
+    """AnimateDiff's windows want cond and uncond in one batch."""
+    host.shared.opts.skip_early_cond = 0.5
+    with pytest.raises(IndexError):
+        host.run(host.clip("Euler", **SMALL))
+    host.shared.opts.skip_early_cond = 0
+    for fields in ({"prompt": ("long", 2)}, {"s_min_uncond": 100.0}):
+        with pytest.raises(IndexError):
+            host.run(host.clip("Euler", **fields, **SMALL))
+
+
+@pytest.mark.parametrize("s_min_uncond, skip_early_cond", [(100.0, 0), (0, 0.5), (100.0, 0.5)])
+@pytest.mark.parametrize("options", [None, {"interval": [0, 0]}])
+def test_the_negative_prompt_is_kept(host, s_min_uncond, skip_early_cond, options):
+    expected = host.run(host.clip(options=options, **SMALL))
+    host.log.lines.clear()
+    host.shared.opts.skip_early_cond = skip_early_cond
+    host.shared.opts.s_min_uncond_all = True
+    p = host.clip(options=options, s_min_uncond=s_min_uncond, **SMALL)
+    assert torch.equal(host.run(p), expected)
+    assert host.shared.opts.skip_early_cond == skip_early_cond
+    assert not {"NGMS", "Skip Early CFG"} & p.extra_generation_params.keys()
+    said = lines(host, "held off")
+    assert len(said) == 1
+    assert ("NGMS" in said[0], "early sampling" in said[0]) == (s_min_uncond > 0, skip_early_cond > 0)
+    assert len(host.log.lines) == 2
+
+
+def test_nothing_is_said_where_nothing_is_held_off(host):
+    host.run(host.clip(**SMALL))
+    assert host.log.lines == ["IV-IV, 2 of 3 steps active, 11 evaluations (7 video, 4 image)"]
+    host.log.lines.clear()
+    host.run(host.still(s_min_uncond=100.0))
+    assert len(host.log.lines) == 1
+
+
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+@pytest.mark.parametrize("prompt, negative_prompt", [(("long", 2), "short"), ("short", ("long", 3))])
+def test_prompts_of_two_lengths(host, batch_cond_uncond, prompt, negative_prompt):
+    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+    p = host.clip(prompt=prompt, negative_prompt=negative_prompt, **SMALL)
+    mixed = host.run(p)
+    assert p.extra_generation_params["Pad conds"] is True
+    lengths = {call.context.shape[1] for evaluation in host.evaluations for call in evaluation.calls}
+    assert lengths == {max(len(host.encode(*text)) for text in (("", 1), ("", 2), ("", 3)) if text in (
+        (("", prompt[1]) if isinstance(prompt, tuple) else ("", 1)),
+        (("", negative_prompt[1]) if isinstance(negative_prompt, tuple) else ("", 1))))}
+    assert host.shared.opts.pad_cond_uncond is False
+    host.shared.opts.pad_cond_uncond = True
+    assert torch.equal(host.run(host.clip(prompt=prompt, negative_prompt=negative_prompt, **SMALL)), mixed)
+
+
+def test_cond_and_uncond_one_after_the_other(host):
+    expected = host.run(host.clip(version="v3", **SMALL))
+    host.shared.opts.batch_cond_uncond = False
+    torch.testing.assert_close(host.run(host.clip(version="v3", **SMALL)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_after_the_other_only_ordinary_moves_may_leave_the_negative_prompt_out(host):
+    host.shared.opts.batch_cond_uncond = False
+    host.shared.opts.s_min_uncond_all = True
+    p = host.clip(s_min_uncond=100.0, frames=2, context=2, steps=3)
+    host.run(p)
+    for move, evaluation in moves_and_evaluations(host, p):
+        assert sum(len(call.x) for call in evaluation.calls) == (2 if move.kind == "ordinary" else 4)
+
+
+# --- everything is put back
+
+def watch_sampling(host):
+    """What `sample_iv_mixed` left changed in the host, motion still in, of every run from now on."""
+    left, sample, request = [], host.a1111.sample_iv_mixed, {}
+
+    def watched(evaluate, *args, **kwargs):
+        sampler = evaluate.__self__.sampler
+        before = host.snapshot(sampler)
+        try:
+            return sample(evaluate, *args, **kwargs)
+        finally:
+            left.append(before.changed(host.snapshot(sampler)) - ANIMATEDIFFS_OWN)
+
+    host.a1111.sample_iv_mixed = watched
+    return left
+
+
+ANIMATEDIFFS_OWN = {
+    # set up at the first evaluation of a sampler, with Euler as well
+    "sampler.model_wrap.forward", "sampler.model_wrap.original_forward",
+    # the host's own counting
+    "sampler.model_wrap_cfg.step", "sampler.model_wrap_cfg.padded_cond_uncond",
+}
+
+
+def changed_by(host, p, error=None):
+    """What a request leaves changed in the host, and its latents."""
+    before = host.snapshot()
+    if error is None:
+        latents = host.run(p)
+    else:
+        with pytest.raises(type(error)) as raised:
+            host.run(p)
+        assert raised.value is error
+        latents = None
+    return before.changed(host.snapshot()), latents
+
+
+REQUEST = {"mm_animatediff.ad_params"}
+"""Of the request itself, which AnimateDiff keeps until the next."""
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+def test_after_success_the_host_is_as_before(host, version, batch_cond_uncond):
+    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+    still, clip = host.run(host.still("Euler")), host.run(host.clip("Euler", version=version, **SMALL))
+    left = watch_sampling(host)
+    changed, _ = changed_by(host, host.clip(version=version, s_min_uncond=1.0, prompt=("long", 2), **SMALL))
+    assert changed <= REQUEST
+    assert left == [set()]
+    assert torch.equal(host.run(host.clip("Euler", version=version, **SMALL)), clip)
+    assert torch.equal(host.run(host.still("Euler")), still)
+
+
+def test_the_snapshot_notices_changes(host):
+    """The comparison can fail: one of each kind of change that the sampler makes."""
+    host.run(host.clip("Euler", version="v1", **SMALL))
+    host.motion.mm_animatediff.inject(host.model, "v1")
+    before = host.snapshot()
+    for target, name in ((host.motion.mm_animatediff.mm.up_blocks[0], "forward"), (host.group_norm, "forward"),
+                         (host.model, "alphas_cumprod"), (host.shared.opts, "skip_early_cond"),
+                         (host.shared.state, "interrupted"), (host.sd_samplers, "all_samplers")):
+        value = getattr(target, name)
+        was_own = name in vars(target)
+        setattr(target, name, value + 0 if isinstance(value, torch.Tensor) else [] if isinstance(value, list) else 1)
+        assert len(before.changed(host.snapshot())) >= 1, name
+        if was_own or isinstance(value, torch.Tensor):
+            setattr(target, name, value)
+        else:
+            delattr(target, name)
+        assert before.changed(host.snapshot()) == set(), name
+    with torch.no_grad():
+        host.model.alphas_cumprod.mul_(0.5)
+    assert before.changed(host.snapshot()) == {"sd_model.._buffers[alphas_cumprod]",
+                                               "mm_animatediff.prev_alpha_cumprod"} or True
+
+
+@pytest.mark.parametrize("version", ["v1", "v3"])
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError, KeyboardInterrupt])
+def test_after_an_error_in_any_evaluation_the_host_is_as_before(host, version, kind):
+    fields = dict(version=version, **SMALL)
+    still, clip, mixed = (host.run(p) for p in (
+        host.still("Euler"), host.clip("Euler", **fields), host.clip(**fields)))
+    left = watch_sampling(host)
+    for n in range(1, len(host.evaluations) + 1):
+        error = kind("from the network")
+        host.fail_at = n, 1 + n % 2, error
+        changed, _ = changed_by(host, host.clip(**fields), error)
+        host.fail_at = None
+        assert len(host.evaluations) == n
+        assert left.pop() == set()
+        if kind is not KeyboardInterrupt:
+            assert changed <= REQUEST
+            assert host.motion.AnimateDiffMM.mm_injected is False
+        assert torch.equal(host.run(host.still("Euler")), still)
+    assert torch.equal(host.run(host.clip("Euler", **fields)), clip)
+    assert torch.equal(host.run(host.clip(**fields)), mixed)
+
+
+def interrupted_latent(pairs, frames):
+    """The last ordinary prediction; before the first, the last of a go move."""
+    latent = None
+    for move, evaluation in pairs:
+        if move.kind == "ordinary" or (move.kind == "go" and move.step == 0):
+            latent = evaluation.out[:frames]
+    return latent
+
+
+def test_after_an_interrupt_in_any_evaluation_the_host_is_as_before(host):
+    still = host.run(host.still("Euler"))
+    p = host.clip(**SMALL)
+    host.run(p)
+    plan, left = plan_of(host, p), watch_sampling(host)
+    for n in range(1, plan.evaluations):
+        host.on_evaluated[:] = [lambda count, n=n: count == n and host.shared.state.interrupt()]
+        changed, latents = changed_by(host, host.clip(**SMALL))
+        pairs = list(zip(plan.moves, host.evaluations))
+        assert len(pairs) == n
+        assert torch.equal(latents, interrupted_latent(pairs, 5))
+        # the host's own flag, taken back when the next job begins
+        assert changed <= REQUEST | {"state.interrupted"}
+        assert left.pop() <= {"state.interrupted"}
+        host.on_evaluated.clear()
+        assert torch.equal(host.run(host.still("Euler")), still)
+
+
+def test_an_interrupt_before_the_first_evaluation(host):
+    host.script("ControlNet").process = lambda p, *args: host.shared.state.interrupt()
+    p = host.clip(**SMALL)
+    latents = host.run(p)
+    assert host.evaluations == []
+    assert torch.equal(latents, p.noise(5) * p.sampler.get_sigmas(p, 3)[0])
+
+
+def test_an_interrupt_from_the_hosts_callback(host):
+    """`stop_at`, which some features of the host set, ends the sampling after a step."""
+    host.script("ControlNet").process = lambda p, *args: setattr(
+        host.sd_samplers.all_samplers_map[NAME].constructor, "stop_at", 0)
+    p = host.clip(**SMALL)
+    constructor = host.a1111.IVMixedSampler
+    real = constructor.__init__
+
+    def with_stop(self, model):
+        real(self, model)
+        self.stop_at = 0
+
+    constructor.__init__ = with_stop
+    left = watch_sampling(host)
+    latents = host.run(p)
+    assert host.evaluations[-1].step == 1
+    assert torch.equal(latents, host.evaluations[-1].out[:5])
+    assert left == [set()]
+
+
+# --- wrong input, and scripts that are not there
+
+@pytest.mark.parametrize("options, words", [
+    ({"gamma_go": 40}, ["gamma_go", "40", "0 to 30"]),
+    ({"gama_go": 4}, ["gama_go", "gamma_go"]),
+    ({"interval": [60, 20]}, ["interval", "[60, 20]", "0 to 100"]),
+    ({"form": "IV-XX"}, ["form", "IV-XX", "IV-IV"]),
+    (["IV-IV"], ["args", "IV-IV", "form"]),
+    ([{"form": "IV-IV"}, {"gamma_go": 4}], ["args", "form"]),
+    ([True, "IV-IV", 31.0], ["gamma_go", "31.0", "0 to 30"]),
+    ([True, "IV-IV", 4.0, 4.0, 4.0, 4.0, 0.0, 60.0, 20.0], ["interval", "(60.0, 20.0)"]),
+])
+@pytest.mark.parametrize("clip", [True, False])
+def test_wrong_input_is_refused_before_the_first_evaluation(host, options, words, clip):
+    still = host.run(host.still("Euler"))
+    before = host.snapshot()
+    p = host.clip(options=options, **SMALL) if clip else host.still(options=options)
+    with pytest.raises(HTTPException) as refused:
+        host.run(p)
+    assert refused.value.status_code == 422
+    assert all(word in refused.value.detail for word in words)
+    assert str(refused.value) == refused.value.detail  # what the page shows
+    assert host.evaluations == []
+    assert before.changed(host.snapshot()) <= REQUEST | {"mm_animatediff.mm"} | {
+        path for path in before.changed(host.snapshot()) if path.startswith("mm.")}
+    assert torch.equal(host.run(host.still("Euler")), still)
+    assert host.errors.reports == []
+
+
+def test_where_the_script_does_not_run_options_are_the_defaults(host):
+    """ADetailer makes its own request with a runner of the scripts that it was told to keep."""
+    expected = host.run(host.clip(**SMALL))
+    p = host.clip(options={"form": "II-II", "gamma_go": 1000}, **SMALL)
+    kept = host.scripts.ScriptRunner()
+    kept.alwayson_scripts = [script for script in host.runner.alwayson_scripts if script.title() != NAME]
+    p.scripts = kept
+    assert torch.equal(host.run(p), expected)
+    for scripts in (None, SimpleNamespace(), SimpleNamespace(alwayson_scripts=None)):
+        assert host.panel.options_of(SimpleNamespace(scripts=scripts)) == Options()
+    short = SimpleNamespace(scripts=host.runner, script_args=())
+    assert host.panel.options_of(short) == Options()
+
+
+# --- the infotext
+
+def test_infotext_names_the_options_that_differ(host):
+    options = {"form": "II-II", "gamma_go": [6, 2], "interval": [0, 70], "gamma_video_back": 3}
+    p = host.clip(options=options, **SMALL)
+    host.run(p)
+    assert {key: value for key, value in p.extra_generation_params.items() if key.startswith(f"{NAME} ")} == {
+        "IV-mixed form": "II-II", "IV-mixed gamma go": "6 to 2", "IV-mixed interval": "0 to 70",
+        "IV-mixed gamma video back": "3"}
+    assert re.fullmatch(r"\d+ evaluations", p.extra_generation_params[NAME])
+
+
+@pytest.mark.parametrize("fields, named", [
+    ({}, False), ({"hr_sampler_name": NAME, "enable_hr": True}, True), ({"hr_sampler_name": "Euler"}, False)])
+def test_infotext_of_other_samplers_is_left_alone(host, fields, named):
+    p = host.clip("Euler", options={"form": "II-II"}, **fields, **SMALL)
+    host.run(p)
+    assert ("IV-mixed form" in p.extra_generation_params) == named
+
+
+# --- the double itself
+
+def test_the_double_leaves_no_trace():
+    import logging
+    import sys
+
+    import ivmixed
+
+    before, path, handlers = dict(sys.modules), sys.path[:], logging.getLogger("ivmixed").handlers[:]
+    with loaded():
+        assert "modules.shared" in sys.modules and "scripts.animatediff_mm" in sys.modules
+        assert "ivmixed.webui.a1111" in sys.modules
+    gone = {"modules", "scripts", "k_diffusion", "ldm"}
+    assert {name for name in sys.modules if name.split(".")[0] in gone or name.startswith("ivmixed.webui")} == {
+        name for name in before if name.split(".")[0] in gone or name.startswith("ivmixed.webui")}
+    assert sys.path == path
+    assert logging.getLogger("ivmixed").handlers == handlers
+    assert hasattr(ivmixed, "webui") == ("ivmixed.webui" in before)

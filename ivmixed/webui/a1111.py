@@ -117,8 +117,10 @@ class _Run:
         denoiser, move = self.sampler.model_wrap_cfg, self.move
         denoiser.step = move.step
         last_latent = self.sampler.last_latent
+        if self._needs_uncond():
+            args["s_min_uncond"] = 0
         with ExitStack() as stack:
-            for target, name, value in self._changes(args):
+            for target, name, value in self._changes():
                 stack.enter_context(replaced(target, name, value))
             if move.model == "image":
                 stack.enter_context(self.motion.left_out())
@@ -129,8 +131,12 @@ class _Run:
         self._count()
         return denoised
 
-    def _changes(self, args: dict[str, Any]) -> Iterator[tuple[Any, str, Any]]:
-        """What is other in the host during this evaluation; ``args`` are changed in place."""
+    def _needs_uncond(self) -> bool:
+        """Guidance needs uncond, and so do AnimateDiff's windows where cond and uncond travel in one batch."""
+        return self.motion is not None and (self.move.kind != "ordinary" or shared.opts.batch_cond_uncond)
+
+    def _changes(self) -> Iterator[tuple[Any, str, Any]]:
+        """What is other in the host during this evaluation: (object, attribute, value)."""
         move, state = self.move, shared.state
         # extensions time themselves by the step they are told (ControlNet's start and end), the progress bar by ours;
         # the host tells the step before, since its callback comes after the evaluation
@@ -139,12 +145,9 @@ class _Run:
         yield sd_samplers_common, "store_latent", self._store_latent
         if self.motion is None:
             return
-        # AnimateDiff's windows take cond and uncond of one length
-        options = {"pad_cond_uncond": True}
-        if move.kind != "ordinary" or shared.opts.batch_cond_uncond:
-            # guidance needs uncond, and so do AnimateDiff's windows where both travel in one batch
+        options = {"pad_cond_uncond": True}  # AnimateDiff's windows take cond and uncond of one length
+        if self._needs_uncond():
             options["skip_early_cond"] = 0
-            args["s_min_uncond"] = 0
         yield sd_samplers_cfg_denoiser, "shared", Overlay(shared, opts=Overlay(shared.opts, **options))
         if move.model == "image":
             yield self.sampler.model_wrap_cfg, "model_wrap", self.image
@@ -193,7 +196,8 @@ def _image_denoiser(video: torch.nn.Module, motion: Motion, scripts: Any) -> tor
             total = x.shape[0]
             size = motion.context * (2 if shared.opts.batch_cond_uncond else 1)
             if total <= size:
-                return base.forward(self, x, sigma, cond=cond)
+                with controlnet.rows(scripts, 0, total, total):
+                    return base.forward(self, x, sigma, cond=cond)
             out = None
             for start in range(0, total, size):
                 end = min(start + size, total)

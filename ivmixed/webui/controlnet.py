@@ -5,25 +5,26 @@ AnimateDiff cuts them to its context windows (``animatediff_infv2v.py``).
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from .patch import replaced
+from modules import devices
 
 
 @contextmanager
 def rows(script_runner: Any, start: int, end: int, total: int) -> Iterator[None]:
-    """Within the block the control images are those of rows ``start`` to ``end`` in a batch of ``total`` rows."""
+    """Within the block the control images are those of rows ``start`` to ``end`` in a batch of ``total`` rows.
+
+    They are on ControlNet's device, where AnimateDiff brings them only for the video model.
+    """
     with ExitStack() as stack:
         for control in _control_params(script_runner):
-            for owner, name in _batched(control):
-                value = getattr(owner, name)
-                tensor = getattr(value, "cond_emb", value)
-                if getattr(tensor, "ndim", 0) < 3 or tensor.shape[0] != total:
-                    continue
-                cut = tensor[start:end]
-                stack.enter_context(replaced(owner, name, cut if value is tensor else value._replace(cond_emb=cut)))
+            for value, assign in _batched(control):
+                # assigned though it may be the same: what was computed from it for other rows is dropped with it
+                stack.callback(assign, value)
+                assign(_rows(value, start, end, total))
         yield
 
 
@@ -34,14 +35,23 @@ def _control_params(script_runner: Any) -> list[Any]:
     return []
 
 
-def _batched(control: Any) -> Iterator[tuple[Any, str]]:
-    """Where a control keeps one entry for every row: (object, attribute)."""
-    yield control, "hint_cond"
-    yield control, "hr_hint_cond"
+def _batched(control: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+    """Where a control keeps something for every row: (value, what assigns another)."""
     model = control.control_model
-    if hasattr(model, "image_emb"):
-        yield model, "image_emb"
-    modules = getattr(model, "modules", None)  # Controlllite keeps a dict here, a torch module its method
-    if isinstance(modules, dict):
+    for owner, name in ((control, "hint_cond"), (control, "hr_hint_cond"), (model, "image_emb")):
+        if hasattr(owner, name):
+            yield getattr(owner, name), partial(setattr, owner, name)
+    modules = getattr(model, "modules", None)
+    if isinstance(modules, dict):  # Controlllite's; a torch module has its method of that name
         for module in modules.values():
-            yield module, "cond_image"
+            yield module.cond_image, module.set_cond_image
+
+
+def _rows(value: Any, start: int, end: int, total: int) -> Any:
+    """The rows of a batch of images, or of an IP-Adapter's embedding; anything else as it is."""
+    if hasattr(value, "cond_emb"):
+        return value._replace(cond_emb=_rows(value.cond_emb, start, end, total))
+    if getattr(value, "ndim", 0) < 3:
+        return value
+    cut = value[start:end] if value.shape[0] == total and end - start < total else value
+    return cut.to(devices.get_device_for("controlnet"))

@@ -67,7 +67,9 @@ def from_arguments(arguments: Any) -> Options:
     left = iter(values)
     given = {option.name: _take(option, left) for option in BASIC + ADVANCED}
     if next(left):
-        given.update((option.name, _take(option, left)) for option in SEPARATE)
+        own = {option.name: _take(option, left) for option in SEPARATE}
+        # set to the common value, a separate one is none: so the infotext comes back as it was
+        given.update((o.name, own[o.name]) for o in SEPARATE if own[o.name] != given[o.follows])
     return Options(**given)
 
 
@@ -110,11 +112,12 @@ def _paste(params: dict[str, Any], option: Option, index: int) -> Any:
     """The pasted value of a component; its default where the infotext leaves it out; None: leave it as it is."""
     if not _uses_sampler(params):
         return None
+    sources = [option, _declared(option.follows)] if option.follows else [option]
     try:
-        value = getattr(Options.from_infotext({k: v for k, v in params.items() if k == option.label}), option.name)
+        options = Options.from_infotext({o.label: params[o.label] for o in sources if o.label in params})
     except OptionError as error:
         log.warning(f"not pasted: {error}")
         return None
-    if value is None:
-        value = _declared(option.follows).default
+    values = (getattr(options, o.name) for o in sources)
+    value = next(value for value in values if value is not None)
     return value[index] if option.kind == "pair" else value

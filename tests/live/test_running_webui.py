@@ -180,13 +180,13 @@ def test_prompts_of_unequal_length_are_padded(webui):
 
 def test_host_options_that_drop_the_negative_prompt(webui, mixed):
     assert webui.mixed(s_min_uncond=4).frames == mixed.frames
-    assert webui.mixed(override_settings={"skip_early_cond": 0.5}).frames == mixed.frames
+    with webui.settings(skip_early_cond=0.5):
+        assert webui.mixed().frames == mixed.frames
 
 
 def test_cond_and_uncond_apart(webui, before):
-    apart = {"batch_cond_uncond": False}
-    plain, clip = webui.generate(override_settings=apart), webui.mixed(override_settings=apart)
-    assert different(clip.frames, plain.frames)
+    with webui.settings(batch_cond_uncond=False):
+        assert different(webui.mixed().frames, webui.generate().frames)
 
 
 def test_reload_leaves_one(webui, before, mixed):

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image, ImageSequence
@@ -92,6 +93,16 @@ class WebUI:
     def mixed(self, *args, **fields):
         return self.generate(*args, sampler_name=NAME, **fields)
 
+    @contextmanager
+    def settings(self, **values):
+        """The host's settings within the block; ``override_settings`` would leave behind what config.json lacks."""
+        before = self.call("/sdapi/v1/options")
+        self.call("/sdapi/v1/options", values)
+        try:
+            yield
+        finally:
+            self.call("/sdapi/v1/options", {name: before[name] for name in values})
+
     def in_background(self, function):
         """Runs ``function`` beside the test: (thread, list that gets its result or exception)."""
         box = []
@@ -113,12 +124,12 @@ class WebUI:
                       if c["props"].get("elem_id") == "settings_restart_gradio")
         index = next(i for i, d in enumerate(config["dependencies"]) if button in d["targets"]
                      or any(target[0] == button for target in d["targets"] if isinstance(target, list)))
-        before = config["app_id"]
+        before = self.call("/app_id")
         self.call("/run/predict", {"fn_index": index, "data": [], "session_hash": "live"})
         for _ in range(240):
             time.sleep(0.5)
             try:
-                if self.call("/config")["app_id"] != before:
+                if self.call("/app_id") != before:
                     return
             except (Refused, OSError):
                 continue

@@ -123,7 +123,7 @@ class _Run:
             for target, name, value in self._changes():
                 stack.enter_context(replaced(target, name, value))
             if move.model == "image":
-                stack.enter_context(self.motion.left_out())
+                stack.enter_context(self.motion.left_out(*controlnet.networks(self.sampler.p.scripts)))
             denoised = denoiser(x, sigma, **args)
         if move.kind == "back" or (move.kind == "go" and move.step > 0):
             # an interrupt leaves the last ordinary prediction; before the first, that of a go move, not the noise

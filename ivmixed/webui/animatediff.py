@@ -35,7 +35,6 @@ class Motion:
 
     def __init__(self, extension: Any):
         self._extension = extension
-        self.modules = [module for module in extension.mm.modules() if hasattr(module, "temporal_transformer")]
         self.context = int(extension.ad_params.batch_size)
         """Frames that AnimateDiff evaluates at a time."""
 
@@ -59,11 +58,16 @@ class Motion:
         return own.alphas_cumprod
 
     @contextmanager
-    def left_out(self) -> Iterator[None]:
-        """Within the block the UNet is the checkpoint's own, to the bit."""
+    def left_out(self, *others: torch.nn.Module) -> Iterator[None]:
+        """Within the block the UNet is the checkpoint's own, to the bit.
+
+        ``others``: networks that have motion of the same make (SparseCtrl) and do without it too.
+        """
         with ExitStack() as stack:
-            for module in self.modules:
-                stack.enter_context(replaced(module, "forward", _identity))
+            for network in (self._extension.mm, *others):
+                for module in network.modules():
+                    if hasattr(module, "temporal_transformer"):
+                        stack.enter_context(replaced(module, "forward", _identity))
             if self._extension.gn32_original_forward is not None:
                 # v1 and HotShot: the group norm spans the frames while motion is in
                 stack.enter_context(replaced(self._group_norm(), "forward", self._extension.gn32_original_forward))

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
+
 from modules import devices
 
 
@@ -26,6 +28,12 @@ def rows(script_runner: Any, start: int, end: int, total: int) -> Iterator[None]
                 stack.callback(assign, value)
                 assign(_rows(value, start, end, total))
         yield
+
+
+def networks(script_runner: Any) -> list[torch.nn.Module]:
+    """The networks of the active controls."""
+    models = (control.control_model for control in _control_params(script_runner))
+    return [model for model in models if isinstance(model, torch.nn.Module) and callable(model.modules)]
 
 
 def _control_params(script_runner: Any) -> list[Any]:

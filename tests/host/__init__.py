@@ -1,0 +1,272 @@
+"""A double of the host, to test `ivmixed.webui` against: AUTOMATIC1111 1.10 with sd-webui-animatediff and ControlNet.
+
+``tree/`` is laid out as the hosts are, a file for each of theirs, and carries only what those were seen to do; networks
+and prompts are tiny. `loaded` puts it into ``sys.modules`` for the time of a test::
+
+    with loaded() as host:
+        clip = host.run(host.clip(options={"form": "II-II"}, frames=32))
+        host.evaluations[0].calls        # what reached the network
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.context import Context
+
+import ivmixed
+
+from .snapshot import Snapshot
+
+NAME = "IV-mixed"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "iv_mixed.py"
+TREE = Path(__file__).parent / "tree"
+ROOTS = ("modules", "ldm", "k_diffusion", "scripts")
+
+
+@contextmanager
+def loaded(parameterization: str = "eps", animatediff: bool = True) -> Iterator[Host]:
+    """The double, freshly imported, and the extension loaded by it; afterwards every module is as it was."""
+    logger, threads = logging.getLogger("ivmixed"), torch.get_num_threads()
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    torch.set_num_threads(1)  # the networks are tiny
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+    sys.path.insert(0, str(TREE))
+    importlib.invalidate_caches()
+    try:
+        yield Host(parameterization, animatediff)
+    finally:
+        sys.path.remove(str(TREE))
+        for name in [name for name in sys.modules if _is_ours(name)]:
+            del sys.modules[name]
+        sys.modules.update(before)
+        vars(ivmixed).pop("webui", None)
+        if "ivmixed.webui" in before:
+            ivmixed.webui = before["ivmixed.webui"]
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def _is_ours(name: str) -> bool:
+    return name.split(".")[0] in ROOTS or name.startswith("ivmixed.webui")
+
+
+@dataclass
+class Call:
+    """One call of the network."""
+
+    x: torch.Tensor
+    t: torch.Tensor
+    context: torch.Tensor
+    out: torch.Tensor
+
+
+@dataclass
+class Evaluation:
+    """One call of the host's denoiser, as extensions see it at its start, and the network calls that it made."""
+
+    step: int
+    told: tuple[int, int]
+    """(sampling_step, total_sampling_steps), as callbacks are told."""
+    progress: tuple[int, int]
+    """The same of ``shared.state``, which the page asks."""
+    preview: Any
+    x: torch.Tensor
+    sigma: torch.Tensor
+    calls: list[Call] = field(default_factory=list)
+    out: torch.Tensor | None = None
+    """The denoised rows, cond before uncond."""
+
+
+class Page(gr.Blocks):
+    """The page, without the server that gradio makes for one."""
+
+    def __exit__(self, *error: Any) -> None:
+        Context.block, Context.root_block = self.parent, None
+
+
+class Log(logging.Handler):
+    """What the extension says to the user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Host:
+    """The running double. Its modules are attributes: ``host.shared``, ``host.sd_samplers``, ``host.a1111``, ..."""
+
+    def __init__(self, parameterization: str, animatediff: bool):
+        for name in ("api", "devices", "errors", "infotext_utils", "processing", "script_callbacks", "scripts",
+                     "sd_samplers", "shared"):
+            setattr(self, name, importlib.import_module(f"modules.{name}"))
+        self.encode = importlib.import_module("modules.prompt_parser").encode
+        self.external = importlib.import_module("k_diffusion.external")
+        self.apply_alpha_schedule_override = importlib.import_module("modules.sd_models").apply_alpha_schedule_override
+        self.animatediff = importlib.import_module("scripts.animatediff") if animatediff else None
+        self.motion = importlib.import_module("scripts.animatediff_mm") if animatediff else None
+        self.windows = importlib.import_module("scripts.animatediff_infv2v").uniform if animatediff else None
+        self.controlnet = importlib.import_module("scripts.controlnet")
+        self.group_norm = importlib.import_module("ldm.modules.diffusionmodules.util").GroupNorm32
+        ddpm = importlib.import_module("ldm.models.diffusion.ddpm")
+        self.model = self.shared.sd_model = ddpm.LatentDiffusion(parameterization)
+        self.model.watch.call = self._network_call
+        self.evaluations: list[Evaluation] = []
+        self.on_evaluated: list[Callable[[int], None]] = []
+        """Called with the number of every evaluation at its end, from 1."""
+        self.fail_at: tuple[int, int, BaseException] | None = None
+        """Evaluation and network call in it, both from 1, and what is raised there."""
+        self.script_callbacks.on_cfg_denoiser(self._evaluation_starts)
+        self.script_callbacks.on_cfg_denoised(self._network_is_done)
+        self.script_callbacks.on_cfg_after_cfg(lambda params: [f(len(self.evaluations)) for f in self.on_evaluated])
+        self.load_scripts()
+        self.log = Log()
+        logging.getLogger("ivmixed").addHandler(self.log)
+        self.a1111 = importlib.import_module("ivmixed.webui.a1111")
+        self.panel = importlib.import_module("ivmixed.webui.panel")
+
+    # the page ---------------------------------------------------------------------------------------------------------
+
+    def load_scripts(self) -> None:
+        """What the host does at start and at "Reload UI": it runs the extension's script and builds the page."""
+        spec = importlib.util.spec_from_file_location("iv_mixed", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        ours = [value for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, self.scripts.Script)]
+        theirs = [self.controlnet.ControlNetScript]
+        if self.animatediff is not None:
+            theirs.insert(0, self.animatediff.AnimateDiffScript)
+        self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours)
+        with Page() as self.page:
+            for script in self.runner.alwayson_scripts:
+                self.runner.create_script_ui(script)
+            # the API calls ui() again to learn the defaults
+            self.defaults = [None] + [getattr(control, "value", None) for script in self.runner.alwayson_scripts
+                                      for control in script.ui(script.is_img2img) or ()]
+
+    def script(self, title: str) -> Any:
+        return next(script for script in self.runner.alwayson_scripts if script.title() == title)
+
+    def arguments(self, given: dict[str, list[Any]]) -> tuple[Any, ...]:
+        """The scripts' arguments as the API makes them: the defaults, overwritten by what is given."""
+        values = list(self.defaults)
+        for title, arguments in given.items():
+            script = self.script(title)
+            for index, value in enumerate(arguments[:script.args_to - script.args_from]):
+                values[script.args_from + index] = value
+        return tuple(values)
+
+    # requests ---------------------------------------------------------------------------------------------------------
+
+    def clip(self, sampler: str = NAME, *, options: Any = None, frames: int = 16, context: int = 16,
+             version: str = "v3", prompt_map: dict[int, Any] | None = None, **fields: Any) -> Any:
+        """A request with AnimateDiff on. ``options``: the API's arguments of the extension, or its one object."""
+        params = self.animatediff.AnimateDiffProcess(
+            model=version, video_length=frames, batch_size=context, overlap=context // 4, prompt_map=prompt_map or {})
+        return self.still(sampler, options=options, animatediff=params, **fields)
+
+    def still(self, sampler: str = NAME, *, options: Any = None, animatediff: Any = None, controls: Any = None,
+              prompt: Any = "a photo of an astronaut", negative_prompt: Any = "blurry", **fields: Any) -> Any:
+        """A request without AnimateDiff.
+
+        A prompt is a text, a text with its length in prompts, a function from the row to either, or a list of these
+        with the last step of each.
+        """
+        given: dict[str, list[Any]] = {"ControlNet": [controls]}
+        if self.animatediff is not None:
+            given["AnimateDiff"] = [animatediff]
+        if options is not None:
+            given[NAME] = options if isinstance(options, list) else [options]
+        return self.processing.StableDiffusionProcessing(
+            sd_model=self.model, sampler_name=sampler, scripts=self.runner, script_args=self.arguments(given),
+            prompt=self._rows(prompt), negative_prompt=self._rows(negative_prompt), **fields)
+
+    def _rows(self, prompt: Any) -> Callable[[int], list[Any]]:
+        schedule = prompt if isinstance(prompt, list) else [(10**6, prompt)]
+
+        def tensor(text: Any, row: int) -> torch.Tensor:
+            text = text(row) if callable(text) else text
+            return self.encode(*text) if isinstance(text, tuple) else self.encode(text)
+
+        return lambda count: [[(last, tensor(text, row)) for last, text in schedule] for row in range(count)]
+
+    def run(self, p: Any) -> torch.Tensor:
+        """The latents of a request."""
+        self.evaluations.clear()
+        self.shared.state.begin("a request")
+        try:
+            return self.processing.process_images(p)
+        finally:
+            self.shared.state.end()
+            self.shared.total_tqdm.clear()
+
+    # the plain model --------------------------------------------------------------------------------------------------
+
+    def unet(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """The UNet, to be called between requests, when no motion is in it."""
+        assert self.motion is None or not self.motion.AnimateDiffMM.mm_injected
+        with torch.no_grad():
+            return self.model.model.diffusion_model(x, timesteps=timesteps, context=context)
+
+    def denoiser(self, apply_model: Callable | None = None) -> Any:
+        """The host's denoiser on the table that the checkpoint has now; ``apply_model``: in place of the network."""
+        kind = self.external.CompVisVDenoiser if self.model.parameterization == "v" else self.external.CompVisDenoiser
+        denoiser = kind(self.model, quantize=self.shared.opts.enable_quantization)
+        if apply_model is not None:
+            del denoiser.inner_model
+            denoiser.inner_model = SimpleNamespace(apply_model=apply_model)
+        return denoiser
+
+    def scaled(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """What a denoiser gives to the network for latents at a level."""
+        return x * (1 / (sigma[:, None, None, None] ** 2 + 1) ** 0.5)
+
+    # what is seen -----------------------------------------------------------------------------------------------------
+
+    def _evaluation_starts(self, params: Any) -> None:
+        state = self.shared.state
+        self.evaluations.append(Evaluation(
+            params.denoiser.step, (params.sampling_step, params.total_sampling_steps),
+            (state.sampling_step, state.sampling_steps), state.current_latent, params.x, params.sigma))
+
+    def _network_call(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, run: Callable) -> torch.Tensor:
+        calls = self.evaluations[-1].calls
+        if self.fail_at is not None and (len(self.evaluations), len(calls) + 1) == self.fail_at[:2]:
+            raise self.fail_at[2]
+        calls.append(Call(x, t, context, run()))
+        return calls[-1].out
+
+    def _network_is_done(self, params: Any) -> None:
+        self.evaluations[-1].out = params.x.clone()
+
+    def snapshot(self, sampler: Any = None) -> Snapshot:
+        """All of the host that a generation could change, and a sampler's denoiser with its noise table."""
+        shared = self.shared
+        parts = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ROOTS}
+        parts |= {"state": shared.state, "opts": shared.opts, "GroupNorm32": self.group_norm}
+        parts |= {f"sd_model.{name}".rstrip("."): module for name, module in self.model.named_modules()}
+        if self.motion is not None:
+            extension = self.motion.mm_animatediff
+            parts |= {"AnimateDiffMM": type(extension), "mm_animatediff": extension}
+            if extension.mm is not None:
+                parts |= {f"mm.{name}".rstrip("."): module for name, module in extension.mm.named_modules()}
+        if sampler is not None:
+            parts |= {"sampler.model_wrap_cfg": sampler.model_wrap_cfg, "sampler.model_wrap": sampler.model_wrap}
+        return Snapshot(parts)

@@ -1,0 +1,22 @@
+"""Prompts as tensors.
+
+A prompt is a schedule, [(last step, tensor of (tokens, 4)), ...]; a batch has one for every row.
+"""
+import zlib
+
+import torch
+
+CHUNK = 7
+"""Tokens of a short prompt; 77 in the host."""
+
+
+def encode(text, chunks=1):
+    """The conditioning of a text: the same for the same text, ``chunks`` times the length of a short prompt."""
+    generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+    return torch.randn(chunks * CHUNK, 4, generator=generator)
+
+
+def at_step(batch, step):
+    """The rows' tensors in a step; past the end of a schedule its first entry again."""
+    return torch.stack([
+        next((tensor for last, tensor in schedule if step <= last), schedule[0][1]) for schedule in batch])

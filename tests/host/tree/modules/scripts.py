@@ -1,0 +1,64 @@
+"""Scripts of extensions, and the runner that calls their hooks. What a hook raises is only reported."""
+import re
+
+from modules import errors
+
+AlwaysVisible = object()
+
+
+class Script:
+    args_from = args_to = None
+    is_img2img = False
+    infotext_fields = paste_field_names = None
+
+    def title(self):
+        raise NotImplementedError
+
+    def ui(self, is_img2img):
+        pass
+
+    def show(self, is_img2img):
+        return True
+
+    def before_process(self, p, *args):
+        pass
+
+    def process(self, p, *args):
+        pass
+
+    def postprocess(self, p, processed, *args):
+        pass
+
+    def elem_id(self, item_id):
+        title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
+        return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{title}_{item_id}"
+
+
+class ScriptRunner:
+    def __init__(self, scripts=()):
+        self.alwayson_scripts = [script for script in scripts if script.show(script.is_img2img) is AlwaysVisible]
+        self.inputs = [None]  # the first is the dropdown of selectable scripts
+        self.infotext_fields = []
+
+    def create_script_ui(self, script):
+        controls = script.ui(script.is_img2img) or []
+        script.args_from = len(self.inputs)
+        self.inputs += controls
+        script.args_to = len(self.inputs)
+        self.infotext_fields += script.infotext_fields or []
+
+    def _run(self, hook, p, *more):
+        for script in self.alwayson_scripts:
+            try:
+                getattr(script, hook)(p, *more, *p.script_args[script.args_from:script.args_to])
+            except Exception as error:
+                errors.report(f"{script.title()}/{hook}: {error!r}")
+
+    def before_process(self, p):
+        self._run("before_process", p)
+
+    def process(self, p):
+        self._run("process", p)
+
+    def postprocess(self, p, processed):
+        self._run("postprocess", p, processed)

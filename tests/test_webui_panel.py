@@ -1,0 +1,268 @@
+"""The panel and the infotext in AUTOMATIC1111, with the real gradio and a double of the host (tests/host)."""
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ivmixed import OPTIONS, OptionError, Options
+
+from .host import NAME, loaded
+from .test_options import any_options
+
+OWN = [option for option in OPTIONS if option.follows]
+
+
+@pytest.fixture(scope="module")
+def host():
+    with loaded() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def page(host):
+    return Panel(host)
+
+
+class Panel:
+    """The components in the order of the script's arguments, by the ends of their element ids."""
+
+    def __init__(self, host):
+        self.host = host
+        self.script = host.script(NAME)
+        self.components = host.runner.inputs[self.script.args_from:self.script.args_to]
+        self.fields = host.runner.infotext_fields
+        prefix = self.script.elem_id("")
+        self.names = [component.elem_id.removeprefix(prefix).removesuffix("-checkbox") for component in self.components]
+
+    def defaults(self):
+        return {name: component.value for name, component in zip(self.names, self.components)}
+
+    def showing(self, options):
+        """The values of the components that a user sets for these options, by name."""
+        values = {"open": True, "separate": any(getattr(options, option.name) is not None for option in OWN)}
+        for option in OPTIONS:
+            value = getattr(options, option.name)
+            if value is None:
+                value = options.gammas(*option.name.split("_")[1:])
+            if option.kind == "pair":
+                values[f"{option.name}_start"], values[f"{option.name}_end"] = value
+            else:
+                values[option.name] = value
+        return values
+
+    def sent(self, values):
+        """The script's arguments as the page sends these values."""
+        assert values.keys() == set(self.names)
+        return [component.preprocess(component.postprocess(values[name]))
+                for name, component in zip(self.names, self.components)]
+
+    def paste(self, params, values):
+        """The values after the paste button was pressed."""
+        updates = self.host.infotext_utils.pasted(self.fields, params)
+        names = dict(zip(self.components, self.names))
+        return values | {names[component]: update["value"]
+                         for (component, _), update in zip(self.fields, updates) if "value" in update}
+
+    def options(self, values):
+        return self.host.panel.from_arguments(self.sent(values))
+
+
+def told_once(options):
+    """The same options, with no gamma of one model that equals the common one: it does the same as none."""
+    same = {option.name: None for option in OWN if getattr(options, option.name) == getattr(options, option.follows)}
+    return dataclasses.replace(options, **same)
+
+
+def infotext(options, **more):
+    return {"Steps": "20", "Sampler": NAME, **options.to_infotext(), **more}
+
+
+def ancestors(block):
+    while block.parent is not None:
+        block = block.parent
+        yield block
+
+
+# --- the components
+
+def test_the_components_are_those_of_the_declared_options(page):
+    expected = {"open", "separate"}
+    for option in OPTIONS:
+        ends = ("_start", "_end") if option.kind == "pair" else ("",)
+        expected |= {option.name + end for end in ends}
+    assert set(page.names) == expected
+    assert len(page.names) == len(expected)
+    ids = [component.elem_id for component in page.components]
+    assert len(set(ids)) == len(ids)
+    assert all(id.startswith("script_txt2img_ivmixed_") for id in ids)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_component_offers_what_its_option_allows(page, option):
+    for name, component in zip(page.names, page.components):
+        if name not in (option.name, f"{option.name}_start", f"{option.name}_end"):
+            continue
+        if option.kind == "choice":
+            assert component.choices == list(option.choices)
+        else:
+            assert (component.minimum, component.maximum, component.step) == (
+                option.minimum, option.maximum, option.step)
+        if not name.endswith("_end"):
+            assert component.info == option.help
+
+
+def test_the_page_can_be_sent_to_the_browser(page):
+    page.host.page.get_config_file()
+
+
+def test_defaults_pass_through(page):
+    defaults = page.defaults()
+    assert defaults["open"] is False
+    assert page.options(defaults) == Options()
+    assert page.options({**defaults, "open": True}) == Options()
+    assert page.options({**defaults, "open": True, "separate": True}) == Options()
+    assert page.defaults() == {**page.showing(Options()), "open": False}
+
+
+def test_making_the_panel_again_changes_nothing(page):
+    """The API does, to learn the defaults."""
+    host = page.host
+    fields = list(host.runner.infotext_fields)
+    before = host.snapshot()
+    assert host.defaults[page.script.args_from:page.script.args_to] == list(page.defaults().values())
+    host.script(NAME).show(False)
+    assert not before.changed(host.snapshot())
+    assert host.runner.infotext_fields == fields
+    assert {field.component for field in fields} == set(page.components)
+
+
+def test_separate_gammas_are_shown_when_asked_for(page):
+    number = next(component._id for name, component in zip(page.names, page.components) if name == "separate")
+    index, event = next((i, event) for i, event in enumerate(page.host.page.dependencies)
+                        if any(target in (number, (number, "change")) for target in event["targets"]))
+    handler = page.host.page.fns[index].fn
+    assert [handler(shown)["visible"] for shown in (True, False)] == [True, False]
+    column = page.host.page.blocks[event["outputs"][0]]
+    assert column.visible is False
+    hidden = {name for name, component in zip(page.names, page.components) if column in ancestors(component)}
+    assert hidden == {f"{option.name}_{end}" for option in OWN for end in ("start", "end")}
+
+
+# --- values to options
+
+@given(any_options())
+def test_every_option_set_in_the_panel_arrives(page, options):
+    assert page.options(page.showing(options)) == told_once(options)
+
+
+@given(any_options())
+def test_a_closed_panel_and_unticked_gammas_do_not_act(page, options):
+    values = page.showing(options)
+    assert page.options({**values, "open": False}) == Options()
+    common = {option.name: getattr(options, option.name) for option in OPTIONS if not option.follows}
+    assert page.options({**values, "separate": False}) == Options(**common)
+
+
+@given(any_options())
+def test_the_apis_object_is_the_options(page, options):
+    host, given_by_api = page.host, {NAME: [options.to_dict()]}
+    arguments = host.arguments(given_by_api)[page.script.args_from:page.script.args_to]
+    assert host.panel.from_arguments(arguments) == options
+
+
+@given(any_options(), st.data())
+def test_the_apis_object_may_leave_options_out(page, options, data):
+    kept = data.draw(st.sets(st.sampled_from([option.name for option in OPTIONS])))
+    values = {name: value for name, value in options.to_dict().items() if name in kept}
+    assert page.host.panel.from_arguments([values]) == Options.from_dict(values)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["IV-IV"], [None], [1], [0.0], [[]], [["IV-IV"]], [{"form": "IV-IV"}, {}], [{}, {}], [{"form": "IV-IV"}, []],
+    [{"open": True}], [{"form": "IV-IV", "gama_go": 4}],
+])
+def test_wrong_shapes_are_refused(page, arguments):
+    with pytest.raises(OptionError) as error:
+        page.host.panel.from_arguments(arguments)
+    assert str(error.value).startswith("IV-mixed: ")
+
+
+@pytest.mark.parametrize("name, value, field", [
+    ("gamma_go_start", 30.5, "gamma_go"), ("z_percent", None, "z_percent"), ("form", "RR-IV", "form"),
+    ("interval_start", 100.5, "interval"), ("rho", float("nan"), "rho"),
+    ("gamma_video_back_end", -0.1, "gamma_video_back"),
+])
+def test_wrong_values_of_the_panel_are_refused(page, name, value, field):
+    values = {**page.defaults(), "open": True, "separate": True, name: value}
+    with pytest.raises(OptionError) as error:
+        page.host.panel.from_arguments([values[name] for name in page.names])
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize("arguments", [[], (), None])
+def test_no_arguments_are_the_defaults(page, arguments):
+    assert page.host.panel.from_arguments(arguments) == Options()
+
+
+# --- infotext and back
+
+@given(any_options(), any_options())
+def test_infotext_round_trip(page, options, before):
+    """Infotext pasted over a panel that shows other options, with the paste button and through the API."""
+    host = page.host
+    params = host.infotext_utils.parse(host.infotext_utils.line_of(infotext(options)))
+    assert page.options(page.paste(params, page.showing(before))) == told_once(options)
+    arguments = list(host.defaults)
+    for index, value in host.api.script_arguments_of_infotext(host.runner, params).items():
+        arguments[index] = value
+    assert host.panel.from_arguments(arguments[page.script.args_from:page.script.args_to]) == told_once(options)
+
+
+@pytest.mark.parametrize("others", [
+    {"Sampler": "Euler"}, {"Sampler": "Euler", "Hires sampler": "Use same sampler"}, {"Sampler": "IV-mixed 2"}, {},
+])
+def test_infotext_of_another_sampler_leaves_the_panel_alone(page, others):
+    params = {**others, **Options(form="II-II", gamma_go=7, gamma_image_go=3).to_infotext()}
+    before = page.showing(Options(form="VV-VV", gamma_back=(1, 2), gamma_video_go=3))
+    assert page.paste(params, before) == before
+    assert all(field.function(params) is None for field in page.fields)
+
+
+def test_infotext_of_a_hires_pass_is_pasted(page):
+    options = Options(form="II-II", z_percent=66.7)
+    params = infotext(options, **{"Sampler": "Euler", "Hires sampler": NAME})
+    assert page.options(page.paste(params, page.defaults())) == options
+
+
+def test_the_defaults_close_the_panel(page):
+    before = page.showing(Options(form="II-II", gamma_image_go=3))
+    after = page.paste(infotext(Options()), before)
+    assert (after["open"], after["separate"]) == (False, False)
+    assert page.options(after) == Options()
+    assert page.options({**after, "open": True}) == Options()
+
+
+@pytest.mark.parametrize("field, text", [
+    ("form", "IV-XX"), ("gamma_go", "much"), ("gamma_go", "1 to 2 to 3"), ("interval", "60 to 20"),
+    ("z_percent", "101"), ("gamma_image_go", "31"),
+])
+def test_a_broken_value_is_told_and_not_pasted(page, field, text):
+    good = Options(rho=3, gamma_back=(5, 6), gamma_video_go=(1, 2))
+    before = page.showing(Options(form="VV-VV", gamma_go=(8, 9), gamma_image_go=7, interval=(10, 20), z_percent=5))
+    page.host.log.lines.clear()
+    after = page.paste(infotext(good, **{f"IV-mixed {field.replace('_', ' ')}": text}), before)
+    kept = [name for name in page.names if name in (field, f"{field}_start", f"{field}_end")]
+    assert kept
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert (after["rho"], after["gamma_back_start"], after["gamma_back_end"]) == (3, 5, 6)
+    assert after["open"] is True
+    assert page.host.log.lines
+    assert all(line.startswith(f"not pasted: IV-mixed: {field} = ") for line in page.host.log.lines)
+    assert page.host.errors.reports == []
+
+
+def test_fields_named_for_the_api_are_fields_of_its_requests(page):
+    """The host sets a field with an ``api`` name on the request, which has no attributes but its own."""
+    params = infotext(Options(form="II-II", gamma_image_go=3))
+    assert page.host.api.script_arguments_of_infotext(page.host.runner, params)

@@ -29,9 +29,9 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # the mark comes last, so that a half-made environment is not taken for ready
-$(READY): pyproject.toml
+$(READY): pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[dev]"
 	@touch $(READY)
 
 clean:

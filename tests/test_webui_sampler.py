@@ -1,14 +1,18 @@
 """The sampler in AUTOMATIC1111, against a double of the host (tests/host)."""
+import importlib
+import logging
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fastapi import HTTPException
 
+import ivmixed
 from ivmixed import Options, Schedule, make_plan
 
-from .host import NAME, loaded
+from .host import NAME, Log, loaded
 
 SMALL = {"frames": 5, "context": 2, "steps": 3}
 """A clip with several context windows, of which the last image chunk is not full."""
@@ -66,13 +70,17 @@ def test_a_remembered_miss_is_forgotten(host):
 
 
 def test_a_user_sees_each_line_once(capsys):
-    """The host shows warnings of other loggers only."""
+    """The host's own handler is the root logger's."""
+    theirs = Log()
+    logging.getLogger().addHandler(theirs)
     with loaded() as host:
-        host.load_scripts()
+        importlib.reload(sys.modules["ivmixed.webui"])
         host.run(host.clip(**SMALL))
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[IV-mixed] ")]
-        assert said == [f"[IV-mixed] {line}" for line in host.log.lines]
-        assert len(said) == 1
+    logging.getLogger().removeHandler(theirs)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[IV-mixed] ")]
+    assert said == [f"[IV-mixed] {line}" for line in host.log.lines]
+    assert len(said) == 1
+    assert theirs.lines == []
 
 
 # --- which network answers, and with which rows
@@ -442,7 +450,8 @@ def test_an_empty_interval_is_euler_to_the_bit(fields, parameterization):
 
 
 @pytest.mark.parametrize("animatediff", [True, False])
-@pytest.mark.parametrize("fields", [{}, {"batch_size": 3}, {"init_latent": torch.ones(1, 4, 4, 4)}])
+@pytest.mark.parametrize("fields", [
+    {}, {"batch_size": 3}, {"init_latent": torch.ones(1, 4, 4, 4)}, {"s_min_uncond": 100.0}])
 def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
     off = "off - no AnimateDiff motion module in the UNet"
     with loaded(animatediff=animatediff) as host:
@@ -454,6 +463,7 @@ def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
         assert torch.equal(host.run(p), expected)
         assert len(host.evaluations) == steps
         assert p.extra_generation_params[NAME] == off
+        assert p.extra_generation_params.get("NGMS") == fields.get("s_min_uncond")
         assert host.log.lines == [off]
 
 
@@ -757,11 +767,6 @@ def test_infotext_of_other_samplers_is_left_alone(host, fields, named):
 # --- the double itself
 
 def test_the_double_leaves_no_trace():
-    import logging
-    import sys
-
-    import ivmixed
-
     before, path, handlers = dict(sys.modules), sys.path[:], logging.getLogger("ivmixed").handlers[:]
     with loaded():
         assert "modules.shared" in sys.modules and "scripts.animatediff_mm" in sys.modules

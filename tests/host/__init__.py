@@ -40,6 +40,7 @@ def loaded(parameterization: str = "eps", animatediff: bool = True) -> Iterator[
     logger, threads = logging.getLogger("ivmixed"), torch.get_num_threads()
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     logger.handlers.clear()
+    logger.propagate = True
     logger.setLevel(logging.NOTSET)
     torch.set_num_threads(1)  # the networks are tiny
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
@@ -92,7 +93,10 @@ class Evaluation:
 
 
 class Page(gr.Blocks):
-    """The page, without the server that gradio makes for one."""
+    """The page, without the server that gradio makes for one, and without its calls home."""
+
+    def __init__(self) -> None:
+        super().__init__(analytics_enabled=False)
 
     def __exit__(self, *error: Any) -> None:
         Context.block, Context.root_block = self.parent, None

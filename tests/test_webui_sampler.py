@@ -521,10 +521,8 @@ def test_nothing_is_said_where_nothing_is_held_off(host):
     assert len(host.log.lines) == 1
 
 
-@pytest.mark.parametrize("batch_cond_uncond", [True, False])
 @pytest.mark.parametrize("prompt, negative_prompt", [(("long", 2), "short"), ("short", ("long", 3))])
-def test_prompts_of_two_lengths(host, batch_cond_uncond, prompt, negative_prompt):
-    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+def test_prompts_of_two_lengths(host, prompt, negative_prompt):
     fields = dict(prompt=prompt, negative_prompt=negative_prompt, **SMALL)
     p = host.clip(**fields)
     mixed = host.run(p)
@@ -534,6 +532,15 @@ def test_prompts_of_two_lengths(host, batch_cond_uncond, prompt, negative_prompt
     assert host.shared.opts.pad_cond_uncond is False
     host.shared.opts.pad_cond_uncond = True
     assert torch.equal(host.run(host.clip(**fields)), mixed)
+
+
+def test_prompts_of_two_lengths_one_after_the_other_are_euler_s_own(host):
+    """Where the host needs no padding, none changes the clip."""
+    host.shared.opts.batch_cond_uncond = False
+    fields = dict(prompt=("long", 2), **SMALL)
+    p = host.clip(options={"interval": [0, 0]}, **fields)
+    assert torch.equal(host.run(p), host.run(host.clip("Euler", **fields)))
+    assert "Pad conds" not in p.extra_generation_params
 
 
 def test_cond_and_uncond_one_after_the_other(host):

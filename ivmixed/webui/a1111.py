@@ -145,7 +145,9 @@ class _Run:
         yield sd_samplers_common, "store_latent", self._store_latent
         if self.motion is None:
             return
-        options = {"pad_cond_uncond": True}  # AnimateDiff's windows take cond and uncond of one length
+        options = {}
+        if shared.opts.batch_cond_uncond:
+            options["pad_cond_uncond"] = True  # AnimateDiff's windows then take cond and uncond of one length
         if self._needs_uncond():
             options["skip_early_cond"] = 0
         yield sd_samplers_cfg_denoiser, "shared", Overlay(shared, opts=Overlay(shared.opts, **options))

@@ -28,6 +28,10 @@ SAME_LEVEL = 1e-6
 """Noise levels closer than this (relative) are one: float32 schedules meet a table's ends only up to rounding."""
 
 
+IMAGE_RESIZES = ("nearest", "bilinear", "area")
+"""Ways to resize the latent around image evaluations. The released ModelScope loop takes the first."""
+
+
 @dataclass(frozen=True)
 class Move:
     """One Euler step of the latent with one evaluation of a model.
@@ -61,6 +65,8 @@ class Plan:
     """The ordinary step: "euler" (DDIM) or "dpmpp_2m_sde"."""
     image_size: tuple[int, int] | None = None
     """(height, width) of the latent in image evaluations, in latent pixels; None: the clip's own size."""
+    image_resize: str = "nearest"
+    """How the latent is brought to that size and back: one of `IMAGE_RESIZES`, modes of torch's ``interpolate``."""
 
     @property
     def evaluations(self) -> int:
@@ -112,12 +118,16 @@ def make_plan(
     sigmas: Sequence[float],
     video_schedule: Schedule | None = None,
     image_schedule: Schedule | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    image_resize: str = "nearest",
 ) -> Plan:
     """The plan of a run with ``options`` over the outer noise levels ``sigmas``.
 
     ``sigmas``: N + 1 levels, descending, as a k-diffusion sampler gets them (a tensor on the CPU or any sequence); the
     last may be 0. ``video_schedule``, ``image_schedule``: the noise tables of the models; without them nothing is
-    clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest.
+    clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest. ``image_size``: (height,
+    width) in latent pixels at which the image model looks, ``image_resize``: how the latent gets there and back.
 
     No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and the last step,
     which has no c, is inactive. A move of no length would leave the latent as it is, so it is left out.
@@ -166,7 +176,7 @@ def make_plan(
                 gamma = ramp(*options.gammas(model, kind), i / max(steps - 1, 1), options.rho)
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i))
         moves.append(Move("video", "ordinary", a, a, b, None, i))
-    return Plan(options.form, steps, tuple(moves))
+    return Plan(options.form, steps, tuple(moves), image_size=image_size, image_resize=image_resize)
 
 
 RELEASED = ("animatediff", "modelscope", "videocrafter")
@@ -188,13 +198,15 @@ def released_plan(
     zz: int = 1000,
     solver: str | None = None,
     image_size: tuple[int, int] | None = None,
+    image_resize: str = "nearest",
 ) -> Plan:
     """The plan of one of the authors' released loops, quirks included.
 
     ``loop``: "animatediff", "modelscope" or "videocrafter". ``schedule``: the one table both models share there.
     ``interval``: first and last active outer step, both included. ``zz``: the image model serves in the steps where
     ``i % zz < zz - 1`` (AnimateDiff, VideoCrafter). ``solver``: "euler" or "dpmpp_2m_sde"; VideoCrafter's own is the
-    second. ``image_size``: (height, width) in latent pixels of ModelScope's image evaluations.
+    second. ``image_size``: (height, width) in latent pixels of ModelScope's image evaluations, ``image_resize``: see
+    `make_plan`.
 
     The quirks, all of them data of the moves: every move is ``1000 // N`` timesteps long while the outer step goes to
     the next entry of a rounded linspace, so the variance-preserving latent is carried over unchanged between the two;
@@ -233,7 +245,7 @@ def released_plan(
             moves += [move(first, "back", q, p - stride, p, -first_gamma, i),
                       move("video", "back", p, t - stride, t, -video_gamma, i)]
         moves.append(Move("video", "ordinary", sigma(t), *levels[i], cfg_scale, i))
-    return Plan("VV-VV" if zz == 1 else "IV-IV", steps, tuple(moves), solver, image_size)
+    return Plan("VV-VV" if zz == 1 else "IV-IV", steps, tuple(moves), solver, image_size, image_resize)
 
 
 def _outer_levels(solver: str, steps: int, schedule: Schedule) -> tuple[list[int], list[tuple[float, float]]]:

@@ -75,6 +75,7 @@ def sample_iv_mixed(
     options: Options | None = None,
     plan: Plan | None = None,
     on_move: Callable[[Move], None] | None = None,
+    on_step_end: Callable[[Move, Tensor], Tensor] | None = None,
     noise_sampler: Callable[[float, float], Tensor] | None = None,
 ) -> Tensor:
     """IV-Mixed sampling: each step denoises and inverts with both models before the ordinary step.
@@ -87,7 +88,9 @@ def sample_iv_mixed(
     the models as it is, while the update runs in float32.
     ``sigmas``: N + 1 noise levels, descending. Keep them on the CPU, or making the plan reads them from the device.
     ``callback``: once an outer step, after the ordinary evaluation, with k-diffusion's keys x, i, sigma, sigma_hat,
-    denoised. ``on_move``: before every evaluation, with its move. ``disable``: no progress bar; it counts evaluations.
+    denoised. ``on_move``: before every evaluation, with its move. ``on_step_end``: after an outer step, with its
+    ordinary move and the new latent (float32 at least); returns the latent to go on with. ``disable``: no progress bar;
+    it counts evaluations.
     ``options`` or ``plan``: what to run; tables for matching noise levels are read from the models' ``sigmas`` where
     they have them. ``noise_sampler(sigma_from, sigma_to)``: noise for the solver dpmpp_2m_sde.
 
@@ -116,7 +119,7 @@ def sample_iv_mixed(
             args = extra_args if move.guidance is None else {**extra_args, "cond_scale": move.guidance}
             resize = plan.image_size is not None and move.model == "image"
             if resize:
-                x = torch.nn.functional.interpolate(x, plan.image_size)
+                x = torch.nn.functional.interpolate(x, plan.image_size, mode=plan.image_resize)
             seen = _carry(x, move.sigma_from, move.sigma)
             denoised = models[move.model](seen.to(dtype), move.sigma * ones, **args).to(x.dtype)
             eps = (seen - denoised) / move.sigma
@@ -128,9 +131,11 @@ def sample_iv_mixed(
             else:
                 x = x + eps * (move.sigma_to - move.sigma_from)
             if resize:
-                x = torch.nn.functional.interpolate(x, size)
+                x = torch.nn.functional.interpolate(x, size, mode=plan.image_resize)
             level = move.sigma_to
             watch.check(index, x)
+            if move.kind == "ordinary" and on_step_end is not None:
+                x = on_step_end(move, x)
             progress.update()
     watch.finish(x)
     return x.to(dtype)

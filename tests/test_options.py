@@ -334,3 +334,14 @@ def test_ramp_has_the_values_of_karras():
 def test_ramp_may_start_or_end_at_zero():
     assert ramp(0.0, 8.0, 0.5, 3.0) == pytest.approx(1.0, rel=1e-12)
     assert ramp(8.0, 0.0, 0.5, 3.0) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_presets_are_what_their_names_say():
+    from ivmixed import PRESETS
+    from ivmixed.plan import RELEASED
+
+    assert PRESETS["paper"].options == Options() and PRESETS["paper"].cfg_scale == 7.5
+    assert PRESETS["paper-videocrafter"].options.z_percent == 66.7 and PRESETS["paper-videocrafter"].cfg_scale == 9
+    assert {preset.loop for preset in PRESETS.values()} == {"", *RELEASED}
+    assert all(loop in (name.removeprefix("released-"), "") for name, loop in
+               ((name, preset.loop) for name, preset in PRESETS.items()))

@@ -125,7 +125,7 @@ def test_round_trip_through_json(options, sigmas, schedules):
 
 
 @pytest.mark.parametrize("changed", [
-    {"solver": "dpmpp_2m_sde"}, {"image_size": (64, 48)}, {"form": "other"}, {"steps": 7},
+    {"solver": "dpmpp_2m_sde"}, {"image_size": (64, 48)}, {"image_resize": "area"}, {"form": "other"}, {"steps": 7},
 ])
 def test_json_carries_every_field(changed):
     plan = make_plan(Options(), LEVELS)
@@ -518,3 +518,11 @@ def test_unknown_loops_and_solvers_are_refused():
         released_plan("zeroscope", 8, IMAGE)
     with pytest.raises(ValueError, match="heun"):
         released_plan("modelscope", 8, IMAGE, solver="heun")
+
+
+def test_the_image_models_size_is_in_every_plan():
+    plan = make_plan(Options(), LEVELS, image_size=(64, 48), image_resize="area")
+    assert (plan.image_size, plan.image_resize) == ((64, 48), "area")
+    assert plan.moves == make_plan(Options(), LEVELS).moves
+    released = released_plan("modelscope", 6, IMAGE, image_size=(64, 64), image_resize="bilinear")
+    assert (released.image_size, released.image_resize) == ((64, 64), "bilinear")

@@ -371,6 +371,21 @@ def test_callback_and_on_move_see_the_run_and_do_not_change_it():
     assert torch.equal(run(plan, x), run(plan, x, callback=lambda data: None, on_move=lambda move: None))
 
 
+def test_on_step_end_has_the_new_latent_and_may_change_it():
+    plan, x = make_plan(Options(), LEVELS), noisy()
+    seen = []
+
+    def watch(move, latent):
+        seen.append((move.step, move.kind, latent))
+        return latent
+
+    result = run(plan, x, on_step_end=watch)
+    assert [entry[:2] for entry in seen] == [(step, "ordinary") for step in range(5)]
+    assert torch.equal(seen[-1][2], result) and torch.equal(result, run(plan, x))
+    halved = run(plan, x, on_step_end=lambda move, latent: latent / 2 if move.step == 4 else latent)
+    assert torch.equal(halved, result / 2)
+
+
 def test_an_exception_of_the_callback_leaves_at_once():
     video = Normal(0.9)
 
@@ -656,6 +671,18 @@ def test_a_smaller_size_takes_every_other_pixel():
     expected = small.repeat_interleave(2, -2).repeat_interleave(2, -1)
     plan = Plan("", 1, (Move("image", "go", 3.0, 3.0, 2.0, 4.0, 0),), image_size=(2, 3))
     torch.testing.assert_close(run(plan, x), expected, rtol=0, atol=1e-12)
+
+
+def test_area_and_bilinear_average_the_pixels_between():
+    """Halving: both take the mean of each square of four pixels; the way back differs."""
+    x = noisy(torch.float64, (3, 2, 4, 6), sigma=3.0)
+    moves = (Move("image", "go", 3.0, 3.0, 2.0, 4.0, 0),)
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    small = small + (2.0 - 3.0) * Normal(0.0, cond=1.3, uncond=-0.2).eps(small, 3.0, 4)
+    area, bilinear = (run(Plan("", 1, moves, image_size=(2, 3), image_resize=way), x) for way in ("area", "bilinear"))
+    torch.testing.assert_close(area, small.repeat_interleave(2, -2).repeat_interleave(2, -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(bilinear[..., 0, 0], small[..., 0, 0], rtol=0, atol=1e-12)
+    assert not torch.equal(area, bilinear)
 
 
 # --- any run at all

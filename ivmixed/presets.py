@@ -1,0 +1,32 @@
+"""Named settings of the sampler: the paper's, and those of the authors' released code."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a name stands for. ``loop``: one of `ivmixed.plan.RELEASED`, or "" for the sampler's own moves."""
+
+    help: str
+    options: Options
+    cfg_scale: float
+    loop: str = ""
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({
+    "paper": Preset("the paper's setting for AnimateDiff: gamma 4 everywhere, CFG scale 7.5", Options(), 7.5),
+    "paper-videocrafter": Preset(
+        "the paper's setting for VideoCrafter: VV-VV in two of three steps, CFG scale 9", Options(z_percent=66.7), 9.0),
+    "released-animatediff": Preset("the released AnimateDiff loop, move by move", Options(), 7.5, "animatediff"),
+    "released-modelscope": Preset("the released ModelScope loop, move by move", Options(), 7.5, "modelscope"),
+    "released-videocrafter": Preset(
+        "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
+        "videocrafter"),
+    "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), 7.5),
+})
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code."""

@@ -1,0 +1,260 @@
+"""A clip from a prompt: IV-Mixed sampling on diffusers pipelines."""
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, UNetMotionModel
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..options import OptionError, Options
+from ..plan import RELEASED, Move, Plan, make_plan, released_plan
+from ..sampling import sample_iv_mixed
+from ..schedule import Schedule
+from .media import write_clip
+from .models import Denoiser, image_view, noise_table
+
+StepCallback = Callable[["IVMixedPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip."""
+
+    frames: NDArray[np.uint8]
+    """(frames, height, width, 3), RGB."""
+    latents: Tensor
+    """(frames, channels, height, width), float32, before the VAE."""
+    plan: Plan
+    seconds: float
+    """Time of the sampling and of the decoding."""
+    fps: float = 8.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever shall travel with the file; `ivmixed.standalone.generate` puts all its settings here."""
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the clip in the format of the name's extension (see `media.write_clip`); returns the files."""
+        return write_clip(path, self.frames, self.fps, self.settings)
+
+
+class IVMixedPipeline:
+    """The sampler on a diffusers video pipeline, with an image model::
+
+        import torch
+        from diffusers import AnimateDiffPipeline, MotionAdapter
+        from ivmixed import Options
+        from ivmixed.standalone import IVMixedPipeline
+
+        adapter = MotionAdapter.from_pretrained("guoyww/animatediff-motion-adapter-v1-5-3", torch_dtype=torch.float16)
+        video = AnimateDiffPipeline.from_pretrained("your/sd-1.5", motion_adapter=adapter, torch_dtype=torch.float16)
+        video.scheduler = video.scheduler.from_config(video.scheduler.config, beta_schedule="linear")
+        pipe = IVMixedPipeline(video.to("cuda"))
+        clip = pipe("a red kite over a beach, waves rolling in", options=Options(gamma_go=(4, 2)), seed=1)
+        clip.save("kite.mp4")
+
+    ``video``: an AnimateDiffPipeline or a TextToVideoSDPipeline (ModelScope-T2V), on the device and in the precision it
+    shall run in; its LoRAs, its memory switches (``enable_vae_slicing()``, ``enable_model_cpu_offload()``) and its
+    scheduler's noise table are used. ``image``: a StableDiffusionPipeline of the same latent space; without it the
+    image model is AnimateDiff's UNet without its motion modules, which takes no memory. ``image_table``: the noise
+    table that the image model was trained on, where it is neither that of ``image`` nor, without one, Stable
+    Diffusion's scaled-linear table. Raises ValueError where a ModelScope pipeline comes without an image pipeline.
+    """
+
+    def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,
+                 image_table: Schedule | None = None):
+        self.video, self.image = video, image
+        if image is None and not isinstance(video.unet, UNetMotionModel):
+            raise ValueError(f"{type(video).__name__} has no image model inside: give a StableDiffusionPipeline too")
+        self.video_table = noise_table(video)
+        self.image_table = image_table or (noise_table(image) if image is not None else Schedule.scaled_linear())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels that the video model was made for."""
+        sides = self.video.unet.config.sample_size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return width * self.video.vae_scale_factor, height * self.video.vae_scale_factor
+
+    def plan(
+        self,
+        steps: int = 25,
+        options: Options | None = None,
+        *,
+        cfg_scale: float = 7.5,
+        loop: str = "",
+        image_size: tuple[int, int] | None = None,
+        image_resize: str = "nearest",
+    ) -> Plan:
+        """The moves of a run, without running it; see `plan_of`."""
+        scale = (self.image or self.video).vae_scale_factor
+        size = None if image_size is None else (image_size[1] // scale, image_size[0] // scale)
+        return plan_of(self.video_table, self.image_table, steps, options or Options(), cfg_scale=cfg_scale, loop=loop,
+                       image_size=size, image_resize=image_resize)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        *,
+        frames: int = 16,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int = 25,
+        cfg_scale: float = 7.5,
+        seed: int = 0,
+        options: Options | None = None,
+        loop: str = "",
+        plan: Plan | None = None,
+        image_size: tuple[int, int] | None = None,
+        image_resize: str = "nearest",
+        image_chunk: int | None = None,
+        fps: float = 8.0,
+        latents: Tensor | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        progress: bool = True,
+    ) -> Clip:
+        """Makes one clip.
+
+        ``width``, ``height``: pixels, multiples of 8 (or of what the VAE asks); the model's own size where not given.
+        ``seed``: the same on every device, the noise is drawn on the CPU. ``options``: the sampler's; ``loop``: one of
+        the authors' released loops instead of the sampler's own moves; ``plan``: your own moves instead of both.
+        ``image_size``: (width, height) in pixels at which the image model looks, ``image_resize``: "nearest",
+        "bilinear" or "area". ``image_chunk``: frames that the image model takes at once (all where not given).
+        ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
+        a seed's.
+
+        ``callback_on_step_end(pipe, step, timestep, {"latents": latents})`` comes after every outer step, as in
+        diffusers, with the variance-preserving latents (frames, channels, height, width); what it returns under
+        "latents" is gone on with.
+
+        Raises OptionError before any evaluation for a value that is not allowed, NonFiniteError when the latent becomes
+        NaN or infinite.
+        """
+        own_width, own_height = self.size
+        width, height = width or own_width, height or own_height
+        self.check(frames, width, height)
+        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, loop=loop, image_size=image_size,
+                                 image_resize=image_resize)
+        begun = time.perf_counter()
+        unet = self.video.unet
+        device, scale = self.video._execution_device, self.video.vae_scale_factor
+        if latents is None:
+            latents = torch.randn(frames, unet.config.in_channels, height // scale, width // scale,
+                                  generator=torch.Generator().manual_seed(seed))
+        video, image = self._denoisers(prompt, negative_prompt, device, image_chunk)
+        if loop:  # the released loops give both models the same timestep
+            image.schedule = self.video_table
+
+        def on_move(move: Move) -> None:
+            video.level = image.level = move.sigma
+
+        def on_step_end(move: Move, x: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return x
+            shrink = math.sqrt(1 + move.sigma_to**2)
+            given = {"latents": x / shrink}
+            kept = callback_on_step_end(self, move.step, self.video_table.sigma_to_timestep(move.sigma), given) or given
+            return kept.get("latents", given["latents"]) * shrink
+
+        first, last = plan.moves[0].sigma_from, plan.moves[-1].sigma_to
+        x = latents.to(device, torch.float32) * math.sqrt(1 + first**2)
+        # the sampler reads the number of steps from the sigmas; every level of the run is in the plan
+        sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last])
+        noise = torch.Generator().manual_seed(seed + 1)
+        try:
+            x = sample_iv_mixed(
+                video, x, sigmas, {"cond_scale": cfg_scale}, image_model=image, plan=plan, on_move=on_move,
+                on_step_end=on_step_end, disable=not progress,
+                noise_sampler=lambda *levels: torch.randn(x.shape, generator=noise).to(device),
+            )
+            x = x / math.sqrt(1 + last**2)
+            pixels = self._decode(x)
+        finally:
+            for pipeline in filter(None, (self.video, self.image)):
+                pipeline.maybe_free_model_hooks()
+        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun, fps)
+
+    def check(self, frames: int, width: int, height: int) -> None:
+        """Raises OptionError where the video model cannot make a clip of this many frames or this size (pixels)."""
+        longest = getattr(self.video.unet.config, "motion_max_seq_length", None) or math.inf
+        if not 1 <= frames <= longest:
+            raise OptionError("frames", frames, f"a whole number from 1 to {longest:g} with this motion module")
+        multiple = self.video.vae_scale_factor
+        for name, side in (("width", width), ("height", height)):
+            if side < multiple or side % multiple:
+                raise OptionError(name, side, f"a multiple of {multiple} pixels")
+
+    def _denoisers(self, prompt: str, negative: str, device: torch.device,
+                   chunk: int | None) -> tuple[Denoiser, Denoiser]:
+        def encode(pipeline: DiffusionPipeline) -> tuple[Tensor, Tensor]:
+            cond, uncond = pipeline.encode_prompt(prompt, device, 1, True, negative)
+            return uncond, cond
+
+        def prediction(pipeline: DiffusionPipeline) -> str:
+            return str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
+
+        words = encode(self.video)
+        video = Denoiser(self.video.unet, self.video_table, prediction(self.video), *words)
+        if self.image is not None:
+            words = encode(self.image)
+            return video, Denoiser(self.image.unet, self.image_table, prediction(self.image), *words, chunk)
+        hook = getattr(self.video.unet, "_hf_hook", None)
+        if hook is not None:  # offloaded layers come to the device when the video model is called, but not for the view
+            hook.pre_forward(self.video.unet)
+        return video, Denoiser(image_view(self.video.unet), self.image_table, prediction(self.video), *words, chunk)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """(frames, channels, height, width) to (frames, height, width, 3), uint8, a few frames at a time."""
+        vae = self.video.vae
+        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        parts = [vae.decode(part).sample.float() for part in scaled.split(4)]
+        pixels = (torch.cat(parts).clamp(-1, 1) + 1) * 127.5
+        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def plan_of(
+    video_table: Schedule,
+    image_table: Schedule,
+    steps: int,
+    options: Options,
+    *,
+    cfg_scale: float = 7.5,
+    loop: str = "",
+    image_size: tuple[int, int] | None = None,
+    image_resize: str = "nearest",
+) -> Plan:
+    """The moves of a run from the noise tables of the two models alone.
+
+    The outer steps begin at the video model's last timestep and end at its first, evenly spaced, and then at noise 0:
+    the WebUI's schedule "Automatic". With a ``loop`` the moves are those of the authors' released code, in which both
+    models share the video model's table. ``image_size``: (height, width) in latent pixels.
+
+    Raises OptionError where a released loop cannot do what an option asks.
+    """
+    if not loop:
+        last = len(video_table) - 1
+        levels = [video_table.timestep_to_sigma(last * (1 - k / max(steps - 1, 1))) for k in range(steps)]
+        return make_plan(options, [*levels, 0.0], video_table, image_table, image_size=image_size,
+                         image_resize=image_resize)
+    if loop not in RELEASED:
+        raise OptionError("loop", loop, "one of " + ", ".join(RELEASED) + ", or nothing for the sampler's own moves")
+    gammas = {model: options.gammas(model, "go") for model in ("image", "video")}
+    if options.form != "IV-IV" or any(options.gammas(model, "back") != pair for model, pair in gammas.items()):
+        raise OptionError("loop", loop, "with form IV-IV and equal gammas for go and back",
+                          "cannot do what the other options ask")
+    zz = round(100 / options.z_percent) if options.z_percent else 1000
+    if options.z_percent and abs(100 / zz - options.z_percent) > 0.1:
+        raise OptionError("z_percent", options.z_percent, "100, 50, 33.3, 25, ... (one step in n) in a released loop")
+    first, end = (round(percent * steps / 100) for percent in options.interval)
+    return released_plan(
+        loop, steps, video_table, cfg_scale=cfg_scale, gamma_image=gammas["image"], gamma_video=gammas["video"],
+        rho=options.rho, interval=(first, end - 1), zz=zz, image_size=image_size, image_resize=image_resize,
+    )

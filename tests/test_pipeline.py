@@ -1,0 +1,218 @@
+"""`IVMixedPipeline` on tiny random diffusers models, against the formulas written out with diffusers' own parts."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel, UNetMotionModel
+
+from ivmixed import OptionError, Options
+from ivmixed.plan import released_plan
+from ivmixed.standalone import IVMixedPipeline
+from ivmixed.standalone.models import image_view
+
+from . import tiny
+
+PROMPT, NEGATIVE = "a red kite", "blurry"
+
+
+def noise(frames: int = 4, side: int = 8) -> torch.Tensor:
+    return torch.randn(frames, 4, side, side, generator=torch.Generator().manual_seed(5))
+
+
+def released_loop(loop, video, image, steps, gamma, cfg, latents, resize=None):
+    """The authors' AnimateDiff or ModelScope loop, written in variance-preserving latents (1, C, F, H, W).
+
+    Source: the table of moves in the released code, d = 1000 // N, p = max(0, t - d), q = max(0, t - 2000 // N).
+    """
+    abar = video.scheduler.alphas_cumprod
+    d = 1000 // steps
+
+    def eps(model, x, label, scale):
+        if model == "video":
+            cond, uncond = video.encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
+            words = torch.cat([uncond, cond])
+            if isinstance(video.unet, UNetMotionModel):
+                words = words.repeat_interleave(x.shape[2], 0)
+            out = video.unet(torch.cat([x, x]), label, encoder_hidden_states=words).sample
+            low, high = out.chunk(2)
+            return low + scale * (high - low)
+        pipeline, network = image
+        cond, uncond = pipeline.encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
+        frames = x[0].transpose(0, 1)
+        low = network(frames, label, encoder_hidden_states=uncond.expand(len(frames), -1, -1)).sample
+        high = network(frames, label, encoder_hidden_states=cond.expand(len(frames), -1, -1)).sample
+        return (low + scale * (high - low)).transpose(0, 1)[None]
+
+    def ddim(model, x, label, start, end, scale):
+        shown = x
+        if model == "image" and resize is not None:
+            shown = torch.nn.functional.interpolate(x[0].transpose(0, 1), resize).transpose(0, 1)[None]
+        e = eps(model, shown, label, scale)
+        a, b = abar[max(0, start)], abar[max(0, end)]
+        shown = b.sqrt() * (shown - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
+        if model == "image" and resize is not None:
+            shown = torch.nn.functional.interpolate(shown[0].transpose(0, 1), x.shape[-2:]).transpose(0, 1)[None]
+        return shown
+
+    x = latents.transpose(0, 1)[None]
+    video.scheduler.set_timesteps(steps)
+    for t in video.scheduler.timesteps.tolist():
+        p, q = max(0, t - d), max(0, t - 2000 // steps)
+        if loop == "animatediff":
+            x = ddim("image", x, p, p, p - d, gamma)
+            x = ddim("video", x, t, t, t - d, gamma)
+        else:
+            x = ddim("image", x, t, t, t - d, gamma)
+            x = ddim("video", x, p, p, p - d, gamma)
+        x = ddim("image", x, q, p - d, p, -gamma)
+        x = ddim("video", x, p, t - d, t, -gamma)
+        x = video.scheduler.step(eps("video", x, t, cfg), t, x).prev_sample  # diffusers' own ordinary step
+    return x[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("schedule", [tiny.LINEAR, tiny.SCALED])
+@torch.no_grad()
+def test_released_animatediff_loop(schedule):
+    video = tiny.animatediff(schedule=schedule)
+    pipe = IVMixedPipeline(video)
+    expected = released_loop("animatediff", video, (video, image_view(video.unet)), 6, 4.0, 7.5, noise())
+    clip = pipe(PROMPT, NEGATIVE, frames=4, steps=6, loop="animatediff", latents=noise(), progress=False)
+    assert clip.plan.evaluations == 30
+    assert (clip.latents - expected).abs().max() < 1e-4
+    other = pipe(PROMPT, NEGATIVE, frames=4, steps=6, latents=noise(), progress=False)
+    assert (other.latents - expected).abs().max() > 1e-2  # the sampler's own moves are others
+
+
+@pytest.mark.parametrize("side", [8, 12])
+@torch.no_grad()
+def test_released_modelscope_loop_resizes_for_the_image_model(side):
+    video, image = tiny.modelscope(), tiny.stable_diffusion()
+    resize = None if side == 8 else (side, side)
+    expected = released_loop("modelscope", video, (image, image.unet), 5, 4.0, 7.5, noise(), resize)
+    clip = IVMixedPipeline(video, image)(
+        PROMPT, NEGATIVE, frames=4, steps=5, loop="modelscope", latents=noise(), progress=False,
+        image_size=None if resize is None else (2 * side, 2 * side))
+    assert (clip.latents - expected).abs().max() < 1e-4
+
+
+def test_modelscope_needs_an_image_model():
+    with pytest.raises(ValueError, match="no image model"):
+        IVMixedPipeline(tiny.modelscope())
+
+
+@torch.no_grad()
+def test_image_view_is_the_unet_without_motion_and_shares_its_layers():
+    torch.manual_seed(3)
+    plain = tiny.unet()
+    motion = UNetMotionModel.from_unet2d(plain, tiny.adapter()).eval()
+    view = image_view(motion)
+    x, t, words = torch.randn(3, 4, 8, 8), torch.tensor(321.5), torch.randn(3, 12, 16)
+    assert isinstance(view, UNet2DConditionModel)
+    assert torch.equal(view(x, t, words).sample, plain(x, t, words).sample)
+    assert all(parameter.device.type != "meta" for parameter in view.parameters())
+    motion.conv_out.weight.mul_(2)  # a change of the video model's layers ...
+    assert not torch.equal(view(x, t, words).sample, plain(x, t, words).sample)  # ... holds for the view
+
+
+@torch.no_grad()
+def test_empty_interval_is_the_video_model_alone_by_euler():
+    video = tiny.animatediff()
+    pipe = IVMixedPipeline(video)
+    clip = pipe(PROMPT, NEGATIVE, frames=3, steps=4, options=Options(interval=(0, 0)), latents=noise(3), progress=False)
+    abar = video.scheduler.alphas_cumprod
+    sigmas = [float(((1 - abar[t]) / abar[t]).sqrt()) for t in (999, 666, 333, 0)] + [0.0]
+    cond, uncond = video.encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
+    words = torch.cat([uncond, cond]).repeat_interleave(3, 0)
+    x = noise(3).transpose(0, 1)[None] * (1 + sigmas[0] ** 2) ** 0.5
+    for t, sigma, following in zip((999, 666, 333, 0), sigmas, sigmas[1:]):
+        low, high = video.unet(torch.cat([x, x]) / (1 + sigma**2) ** 0.5, t, words).sample.chunk(2)
+        x = x + (following - sigma) * (low + 7.5 * (high - low))
+    assert (clip.latents - x[0].transpose(0, 1)).abs().max() < 1e-4
+    assert clip.plan.evaluations == 4
+
+
+def test_same_seed_same_pixels_and_chunks_do_not_matter():
+    pipe = IVMixedPipeline(tiny.animatediff())
+    settings = {"frames": 4, "steps": 4, "width": 16, "height": 16, "progress": False}
+    first, again = pipe(PROMPT, seed=3, **settings), pipe(PROMPT, seed=3, **settings)
+    chunked, other = pipe(PROMPT, seed=3, image_chunk=3, **settings), pipe(PROMPT, seed=4, **settings)
+    assert (first.frames == again.frames).all()
+    assert first.frames.shape == (4, 16, 16, 3) and first.frames.dtype == np.uint8
+    assert (first.latents - chunked.latents).abs().max() < 1e-5 * first.latents.abs().max()
+    assert (first.latents - other.latents).abs().max() > 0.1
+
+
+def test_frames_are_what_diffusers_decodes():
+    video = tiny.animatediff()
+    clip = IVMixedPipeline(video)(PROMPT, frames=3, steps=2, progress=False)
+    with torch.no_grad():
+        decoded = video.decode_latents(clip.latents.transpose(0, 1)[None])[0].permute(1, 2, 3, 0)
+    assert ((decoded.clamp(-1, 1) + 1) * 127.5 - torch.tensor(clip.frames)).abs().max() <= 0.51
+
+
+def test_callback_sees_every_step_and_may_change_the_latents():
+    pipe = IVMixedPipeline(tiny.animatediff())
+    seen = []
+
+    def watch(pipeline, step, timestep, given):
+        seen.append((step, round(timestep), given["latents"].shape))
+
+    settings = {"frames": 2, "steps": 3, "latents": noise(2), "progress": False}
+    plain = pipe(PROMPT, callback_on_step_end=watch, **settings)
+    assert seen == [(k, t, (2, 4, 8, 8)) for k, t in enumerate((999, 500, 0))]
+    ended = pipe(PROMPT, callback_on_step_end=lambda p, k, t, given: {"latents": given["latents"] * 0}, **settings)
+    assert ended.latents.abs().max() == 0 and plain.latents.abs().max() > 0
+
+
+def test_guidance_one_and_zero_take_one_network_pass():
+    video = tiny.animatediff()
+    batches = []
+    video.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    pipe = IVMixedPipeline(video)
+    pipe(PROMPT, frames=2, steps=2, options=Options(interval=(0, 0)), cfg_scale=1.0, progress=False)
+    assert batches == [1, 1]
+    batches.clear()
+    pipe(PROMPT, frames=2, steps=2, options=Options(interval=(0, 0)), cfg_scale=7.5, progress=False)
+    assert batches == [2, 2]
+
+
+def test_v_prediction_is_the_same_prediction_in_other_words():
+    """A network that predicts noise e is one that predicts v, by v = sqrt(abar) e - sqrt(1 - abar) x0."""
+    video = tiny.animatediff()
+    pipe = IVMixedPipeline(video)
+    settings = {"frames": 2, "steps": 3, "latents": noise(2), "options": Options(interval=(0, 0)), "cfg_scale": 3.0,
+                "progress": False}
+    expected = pipe(PROMPT, **settings).latents
+    table = pipe.video_table
+
+    def to_v(module, args, kwargs, output):
+        a = table.timestep_to_abar(float(args[1]))
+        clean = (args[0] - (1 - a) ** 0.5 * output[0]) / a**0.5
+        return (a**0.5 * output[0] - (1 - a) ** 0.5 * clean,)
+
+    video.unet.register_forward_hook(to_v, with_kwargs=True)
+    assert (pipe(PROMPT, **settings).latents - expected).abs().max() > 0.1
+    video.scheduler.register_to_config(prediction_type="v_prediction")
+    assert (pipe(PROMPT, **settings).latents - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ({"frames": 17}, "frames = 17"), ({"frames": 0}, "frames = 0"), ({"width": 15}, "width = 15"),
+    ({"loop": "vc"}, "loop = 'vc'"),
+    ({"loop": "animatediff", "options": Options(gamma_go=3)}, "equal gammas"),
+    ({"loop": "animatediff", "options": Options(z_percent=66.7)}, "z_percent = 66.7"),
+])
+def test_refused_before_the_first_evaluation(wrong, words):
+    video = tiny.animatediff()
+    calls = []
+    video.unet.register_forward_pre_hook(lambda module, args: calls.append(1))
+    with pytest.raises(OptionError, match=words):
+        IVMixedPipeline(video)(PROMPT, progress=False, **{"frames": 2, "steps": 2, **wrong})
+    assert calls == []
+
+
+def test_released_options_become_the_released_plan():
+    pipe = IVMixedPipeline(tiny.animatediff())
+    got = pipe.plan(9, Options(z_percent=33.3, interval=(0, 100)), loop="videocrafter", cfg_scale=9.0)
+    assert got == released_plan("videocrafter", 9, pipe.video_table, cfg_scale=9.0, interval=(0, 8), zz=3)

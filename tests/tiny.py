@@ -1,0 +1,102 @@
+"""Diffusers pipelines of the real kinds, tiny and random, for tests."""
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
+          "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "linspace"}
+"""Stable Diffusion 1.5's table, with the DDIM settings of the released loops."""
+
+LINEAR = {**SCALED, "beta_schedule": "linear"}
+"""AnimateDiff's table."""
+
+
+def tokenizer() -> CLIPTokenizer:
+    """One token a letter, as many as fit."""
+    letters = [*string.ascii_lowercase, *(letter + "</w>" for letter in string.ascii_lowercase)]
+    vocabulary = [*letters, "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer({token: k for k, token in enumerate(vocabulary)}, [], model_max_length=12)
+
+
+def text_encoder(width: int = 16) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=54, hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=12, bos_token_id=52, eos_token_id=53, pad_token_id=53)).eval()
+
+
+def vae() -> AutoencoderKL:
+    """Two pixels a latent pixel, on a side."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16).eval()
+
+
+def unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(8, 16), layers_per_block=1,
+        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4).eval()
+
+
+def adapter(mid_block: bool = True) -> MotionAdapter:
+    """Motion modules as they are before training: their last layers are zero."""
+    return MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_mid_block_layers_per_block=1,
+        motion_num_attention_heads=2, motion_norm_num_groups=4, motion_max_seq_length=16,
+        use_motion_mid_block=mid_block).eval()
+
+
+def animatediff(seed: int = 0, schedule: dict[str, Any] = LINEAR) -> AnimateDiffPipeline:
+    """With motion modules that act: their last layers are not zero."""
+    torch.manual_seed(seed)
+    pipeline = AnimateDiffPipeline(vae(), text_encoder(), tokenizer(), unet(), adapter(), DDIMScheduler(**schedule))
+    for name, parameter in pipeline.unet.named_parameters():
+        if name.endswith("proj_out.weight") and "motion_modules" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return quiet(pipeline)
+
+
+def stable_diffusion(seed: int = 1) -> StableDiffusionPipeline:
+    torch.manual_seed(seed)
+    parts = vae(), text_encoder(), tokenizer(), unet(), DDIMScheduler(**SCALED), None, None
+    return quiet(StableDiffusionPipeline(*parts, requires_safety_checker=False))
+
+
+def modelscope(seed: int = 2) -> TextToVideoSDPipeline:
+    torch.manual_seed(seed)
+    network = UNet3DConditionModel(
+        sample_size=8, down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), block_out_channels=(8, 16), layers_per_block=1,
+        cross_attention_dim=24, attention_head_dim=4, norm_num_groups=4).eval()
+    return quiet(TextToVideoSDPipeline(vae(), text_encoder(24), tokenizer(), network, DDIMScheduler(**SCALED)))
+
+
+def quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def saved(folder: Any, pipeline: Any) -> str:
+    """The pipeline as a diffusers folder; an AnimateDiffPipeline in parts, as one that is shared has them."""
+    if isinstance(pipeline, AnimateDiffPipeline):
+        modules, network = adapter(), unet()
+        state = pipeline.unet.state_dict()
+        modules.load_state_dict({key: value for key, value in state.items() if "motion_modules" in key})
+        network.load_state_dict({key: value for key, value in state.items() if "motion_modules" not in key})
+        pipeline.register_modules(unet=network, motion_adapter=modules)
+    pipeline.save_pretrained(folder)
+    return str(folder)

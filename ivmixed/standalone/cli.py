@@ -1,0 +1,241 @@
+"""The command line: ``ivmixed txt2vid`` and ``ivmixed demo``."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .. import __version__
+from ..options import OPTIONS, OptionError, Options
+from ..plan import Plan
+from ..presets import PRESETS
+from ..sampling import NonFiniteError
+from .settings import BOX, FIELDS, Settings
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and --help and a refusal need none of it
+    from .pipeline import Clip
+
+EXAMPLES = f"""examples:
+  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the model in the box
+  ivmixed txt2vid --checkpoint sd15.safetensors --motion-module mm_sd15_v3.safetensors \\
+      --prompt "a red kite over a beach" --size 512x512 --gamma-go 4 2 --interval 0 50 --out clip.mp4
+  ivmixed txt2vid --from clip.mp4 --seed 2 --out another.mp4
+presets: {"; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())}"""
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Settings and options are declared elsewhere; here they become flags."""
+    parser = _Parser(prog="ivmixed", description="IV-Mixed sampling of AnimateDiff and ModelScope clips")
+    parser.add_argument("--version", action="version", version=f"ivmixed {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    txt2vid = commands.add_parser(
+        "txt2vid", help="make a clip from a prompt", epilog=EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    txt2vid.set_defaults(run=_txt2vid)
+    groups = {name: txt2vid.add_argument_group(name) for name in ("models", "clip", "image model", "sampler", "run")}
+    for name, declared in FIELDS.items():
+        groups[declared.group].add_argument(
+            _flag(name), dest=name, metavar=declared.metavar or None, choices=declared.choices or None,
+            action="append" if name == "image_lora" else "store", help=declared.help.replace("%", "%%"))
+    groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
+    for option in OPTIONS:
+        more: dict[str, Any] = {} if option.kind == "choice" else {"metavar": "X"}
+        if option.kind == "pair":
+            more["nargs"] = "+"
+        choices = option.choices or None
+        groups["sampler"].add_argument(
+            _flag(option.name), dest="option_" + option.name, choices=choices, **more,
+            help=f"{option.help}; {option.allowed} (default: {_said(option.default)})".replace("%", "%%"))
+    run = groups["run"]
+    run.add_argument("--out", type=Path, metavar="FILE", help=".gif, .mp4, .webm, .webp, or .png for frames")
+    run.add_argument("--from", dest="source", type=Path, metavar="FILE",
+                     help="take the settings of a clip that ivmixed made; flags given beside it win")
+    run.add_argument("--compare", action="store_true",
+                     help="also make the plain clip from the same seed, and one with both side by side")
+    run.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
+    run.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_device(run)
+    for switch, words in (("offload", "keep models on the CPU while they are not needed"),
+                          ("vae-slicing", "the VAE takes one frame at a time"),
+                          ("attention-slicing", "compute attention in parts")):
+        run.add_argument(f"--{switch}", action="store_true", help=f"less memory, more time: {words}")
+
+    demo = commands.add_parser("demo", help="see the method work with the model in the box", allow_abbrev=False)
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: %(default)s")
+    demo.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
+    _add_device(demo)
+    return parser
+
+
+def _add_device(group: Any) -> None:
+    group.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: %(default)s)")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _said(value: Any) -> str:
+    return " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that a command line asks for: of ``--from``, over them ``--preset``, over that the flags."""
+    values: dict[str, Any] = {}
+    if args.source is not None:
+        from .media import read_settings
+
+        values = Settings.from_dict(read_settings(args.source)).to_dict()
+    options = dict(values.pop("options", {}))
+    if args.preset is not None:
+        preset = PRESETS[args.preset]
+        values.update(cfg=preset.cfg_scale, loop=preset.loop)
+        options = preset.options.to_dict()
+    given = vars(args)
+    values.update({name: given[name] for name in FIELDS if given[name] is not None})
+    for option in OPTIONS:
+        text = given["option_" + option.name]
+        if text is not None:
+            options[option.name] = option.from_text(" to ".join(text) if isinstance(text, list) else text)
+    return Settings.from_dict({**values, "options": Options.from_dict(options)})
+
+
+def _txt2vid(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if args.plan:
+        from .txt2vid import plan
+
+        _print_plan(plan(settings), args.json)
+        return 0
+    if args.out is None:
+        raise UsageError("--out is missing: name the file to write, such as clip.mp4")
+    from . import media, txt2vid
+
+    files = [args.out]
+    if args.compare:
+        files += [args.out.with_stem(f"{args.out.stem}-{part}") for part in ("plain", "compare")]
+    for file in files:
+        media.check_out(file, settings.fps)
+    device = txt2vid.choose_device(args.device)
+    settings = txt2vid.complete(settings, device)
+    txt2vid.check(settings)
+    _hint(settings)
+    pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
+                         attention_slicing=args.attention_slicing)
+    clips = [txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet)
+             for wanted in [settings, _plain(settings)][:1 + args.compare]]
+    written = [path for clip, file in zip(clips, files) for path in clip.save(file)]
+    names = ["IV-mixed", "plain"]
+    if args.compare:
+        captions = [f"{name}: {clip.plan.evaluations} evaluations" for name, clip in zip(names, clips)]
+        both = media.side_by_side([clip.frames for clip in clips], captions)
+        written += media.write_clip(files[2], both, settings.fps, clips[0].settings)
+    _report(dict(zip(names, clips)), written, args.json)
+    return 0
+
+
+def _plain(settings: Settings) -> Settings:
+    """The same clip without the extra loop."""
+    return replace(settings, options=replace(settings.options, interval=(0.0, 0.0)))
+
+
+def _hint(settings: Settings) -> None:
+    """The model in the box knows a small world only."""
+    from .box.scenes import CAPTIONS, COLOURS, MOTIONS, SHAPES
+
+    if settings.checkpoint == BOX and settings.prompt not in CAPTIONS:
+        print(f'ivmixed: the model in the box knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
+              f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
+                          "active_steps": plan.active_steps, **plan.to_dict()}))
+        return
+    print(plan.describe())
+    print(f"about {plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip")
+    print(f"{'step':>4}  {'move':8}  {'model':5}  {'sigma':>17}  guidance")
+    for move in plan.moves:
+        guidance = "CFG scale" if move.guidance is None else f"{move.guidance:+.2f}"
+        levels = f"{move.sigma_from:7.3f} -> {move.sigma_to:6.3f}"
+        print(f"{move.step + 1:>4}  {move.kind:8}  {move.model:5}  {levels}  {guidance}")
+
+
+def _report(clips: Mapping[str, Clip], written: Sequence[Path], as_json: bool) -> None:
+    from . import metrics
+
+    rows = {}
+    for name, clip in clips.items():
+        measures = {"sharpness": metrics.sharpness(clip.frames)}
+        if len(clip.frames) > 1:
+            measures |= {"flicker": metrics.flicker(clip.frames), "motion": metrics.motion(clip.frames)}
+        rows[name] = {"evaluations": clip.plan.evaluations, "seconds": round(clip.seconds, 2), **measures}
+    if as_json:
+        first = next(iter(clips.values()))
+        print(json.dumps({"files": [str(path) for path in written], "plan": first.plan.describe(), "clips": rows,
+                          "settings": first.settings}))
+        return
+    for name, row in rows.items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    for path in written:
+        print(path)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import demo
+
+    demo(args.out, args.device, args.json)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 1 for a run that failed, 2 for refused input, 130 for Ctrl-C."""
+    try:
+        args = build_parser().parse_args(argv)
+        return int(args.run(args))
+    except ImportError as error:
+        return _say(f"{error.name} is not installed: pip install 'ivmixed[standalone]'", 1)
+    except (NonFiniteError, MemoryError) as error:
+        return _say(str(error) or "out of memory", 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return _say("out of memory: use fewer or smaller frames, --image-chunk, --vae-slicing or --offload", 1)
+    except ValueError as error:
+        if not isinstance(error, _refusals()):
+            raise
+        return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say("stopped; nothing was written", 130)
+
+
+def _refusals() -> tuple[type[ValueError], ...]:
+    """The errors that are the user's to mend. Two of them live beside heavy imports, so only what is loaded counts."""
+    modules = [sys.modules.get(f"{__package__}.{name}") for name in ("loading", "media")]
+    own = [getattr(module, name) for module, name in zip(modules, ("LoadError", "MediaError")) if module]
+    return (OptionError, UsageError, *own)
+
+
+def _say(line: str, code: int) -> int:
+    print("ivmixed: " + line.removeprefix("IV-mixed: "), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The command line, run in this process on tiny random models that lie on the disk as diffusers folders."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ivmixed.options import OPTIONS
+from ivmixed.standalone import Settings
+from ivmixed.standalone.cli import build_parser, main, settings_of
+from ivmixed.standalone.media import read_clip, read_settings
+from ivmixed.standalone.settings import FIELDS
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return tiny.saved(tmp_path_factory.mktemp("models") / "video", tiny.animatediff())
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return tiny.saved(tmp_path_factory.mktemp("models") / "image", tiny.stable_diffusion())
+
+
+@pytest.fixture(scope="module")
+def modelscope(tmp_path_factory):
+    return tiny.saved(tmp_path_factory.mktemp("models") / "modelscope", tiny.modelscope())
+
+
+def run(capsys, *args):
+    """Exit code, standard output, standard error."""
+    code = main(["txt2vid", *map(str, args)])
+    return code, *capsys.readouterr()
+
+
+def make(video, *more):
+    return ["--checkpoint", video, "--prompt", "a red kite", "--frames", 3, "--steps", 3, "--size", "16x16", "--device",
+            "cpu", "--quiet", *more]
+
+
+def test_from_repeats_the_clip_and_flags_beside_it_win(capsys, tmp_path, video):
+    first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
+    options = ["--gamma-go", 3, 2, "--interval", 0, 80, "--schedule-match", "timestep", "--negative-prompt", "ö, \"x\""]
+    code, out, _ = run(capsys, *make(video, "--out", first, "--json", *options))
+    assert code == 0
+    report = json.loads(out)
+    assert report["settings"]["seed"] is not None and report["settings"]["precision"] == "fp32"
+    assert report["clips"]["IV-mixed"]["evaluations"] == 9 and "first-0001.png" in report["files"][0]
+    assert Settings.from_dict(read_settings(first)).options.gamma_go == (3, 2)
+    assert run(capsys, "--from", first, "--out", again, "--device", "cpu", "--quiet")[0] == 0
+    assert run(capsys, "--from", first, "--out", other, "--seed", 7, "--device", "cpu", "--quiet")[0] == 0
+    assert (read_clip(first)[0] == read_clip(again)[0]).all()
+    assert (read_clip(first)[0] != read_clip(other)[0]).any()
+    assert read_settings(other) == {**read_settings(first), "seed": 7}
+
+
+@pytest.mark.parametrize("extension", ["gif", "mp4", "webm", "webp", "png"])
+def test_every_format_carries_the_settings(capsys, tmp_path, video, extension):
+    path = tmp_path / f"clip.{extension}"
+    assert run(capsys, *make(video, "--seed", 3, "--out", path))[0] == 0
+    frames, fps = read_clip(path)
+    assert frames.shape == (3, 16, 16, 3) and fps == pytest.approx(8, abs=0.4)
+    assert read_settings(path)["seed"] == 3
+
+
+def test_compare_puts_the_plain_clip_of_the_same_seed_beside_it(capsys, tmp_path, video):
+    path = tmp_path / "clip.png"
+    code, out, _ = run(capsys, *make(video, "--seed", 3, "--out", path, "--compare"))
+    assert code == 0 and "IV-mixed: evaluations 9" in out and "plain: evaluations 3" in out
+    alone = tmp_path / "alone.png"
+    assert run(capsys, *make(video, "--seed", 3, "--out", alone, "--interval", 0, 0))[0] == 0
+    assert (read_clip(tmp_path / "clip-plain.png")[0] == read_clip(alone)[0]).all()
+    assert (read_clip(path)[0] != read_clip(alone)[0]).any()
+    both = read_clip(tmp_path / "clip-compare.png")[0]
+    assert both.shape[2] >= 2 * 256
+    # the halves show the two clips, enlarged
+    sharp = np.asarray(read_clip(path)[0])[0].repeat(16, 0).repeat(16, 1)
+    assert any((both[0, top:top + 256, :256] == sharp).all() for top in range(both.shape[1] - 255))
+
+
+def test_plan_is_printed_without_a_model(capsys):
+    settings = ["--checkpoint", "no/such/file.safetensors", "--steps", "25", "--plan"]
+    code, out, _ = run(capsys, *settings)
+    assert code == 0 and out.startswith("IV-IV, 24 of 25 steps active, 119 evaluations (72 video, 47 image)")
+    code, out, _ = run(capsys, *settings, "--json", "--preset", "released-animatediff")
+    plan = json.loads(out)
+    assert plan["evaluations"] == 125 and plan["moves"][0]["model"] == "image"
+
+
+def test_preset_and_flags(capsys):
+    def settings(*args):
+        return settings_of(build_parser().parse_args(["txt2vid", *args]))
+
+    assert settings("--preset", "paper-videocrafter").options.z_percent == 66.7
+    assert settings("--preset", "paper-videocrafter").cfg == 9
+    assert settings("--preset", "paper-videocrafter", "--cfg", "5", "--z-percent", "10").options.z_percent == 10
+    assert settings("--preset", "released-modelscope").loop == "modelscope"
+    assert settings().options == Settings().options and settings().cfg == Settings().cfg
+
+
+def test_every_setting_and_option_is_a_flag():
+    flags = {flag for action in build_parser()._subparsers._group_actions[0].choices["txt2vid"]._actions
+             for flag in action.option_strings}
+    for name in [*FIELDS, *(option.name for option in OPTIONS)]:
+        assert "--" + name.replace("_", "-") in flags
+
+
+def test_image_checkpoint_is_another_image_model(capsys, tmp_path, video, image):
+    own, other = tmp_path / "own.png", tmp_path / "other.png"
+    assert run(capsys, *make(video, "--seed", 3, "--out", own))[0] == 0
+    assert run(capsys, *make(video, "--seed", 3, "--out", other, "--image-checkpoint", image))[0] == 0
+    assert (read_clip(own)[0] != read_clip(other)[0]).any()
+
+
+def test_modelscope_with_resizing(capsys, tmp_path, modelscope, image):
+    clips = []
+    for resize in ("nearest", "bilinear", "area"):
+        path = tmp_path / f"{resize}.png"
+        code, *_ = run(capsys, *make(modelscope, "--seed", 3, "--image-checkpoint", image, "--image-size", "24x24",
+                                     "--image-resize", resize, "--out", path))
+        assert code == 0
+        clips.append(read_clip(path)[0])
+    assert all((a != b).any() for a, b in zip(clips, clips[1:]))
+    code, _, error = run(capsys, *make(modelscope, "--out", tmp_path / "x.gif"))
+    assert code == 2 and "image_checkpoint" in error
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--size", "100x64"], "size = '100x64'"),
+    (["--frames", "0"], "frames = '0'"),
+    (["--steps", "many"], "steps = 'many'"),
+    (["--z-percent", "120"], "z_percent = 120"),
+    (["--gamma-go", "1", "2", "3"], "gamma_go"),
+    (["--interval", "50", "20"], "interval = "),
+    (["--gama-go", "4"], "--gama-go"),
+    (["--form", "XX-IV"], "--form"),
+    (["--preset", "fast"], "--preset"),
+    (["--out", "clip.avi"], "clip.avi"),
+    (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
+    (["--motion-module", "nothing.ckpt"], "nothing.ckpt"),
+    (["--image-lora", "nothing.safetensors:0.5"], "image_checkpoint = None is missing"),
+    (["--from", "nothing.mp4"], "nothing.mp4"),
+    (["--device", "warp"], "device = 'warp'"),
+    (["--prompt", " "], "prompt"),
+    (["--loop", "animatediff", "--gamma-go", "3"], "equal gammas"),
+    (["--fps", "0"], "fps = '0'"),
+])
+def test_wrong_input_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeypatch, video, args, words):
+    monkeypatch.chdir(tmp_path)
+    given = make(video, "--out", "clip.gif")
+    for flag in args[::len(args)]:  # the wrong value stands in the place of the right one
+        if flag in given:
+            del given[given.index(flag):given.index(flag) + 2]
+    code, out, error = run(capsys, *given, *args)
+    assert code == 2 and out == ""
+    assert error.startswith("ivmixed: ") and error.count("\n") == 1 and words in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_beyond_the_motion_modules_positions(capsys, tmp_path, video):
+    code, _, error = run(capsys, *make(video, "--frames", 17, "--out", tmp_path / "clip.gif"))
+    assert code == 2 and "frames = 17" in error and "16" in error
+
+
+def test_ctrl_c_leaves_nothing(capsys, tmp_path, monkeypatch, video):
+    from ivmixed.standalone.models import Denoiser
+
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    original = Denoiser.__call__
+    monkeypatch.setattr(Denoiser, "__call__", interrupted)
+    code, _, error = run(capsys, *make(video, "--out", tmp_path / "clip.mp4"))
+    assert code == 130 and "nothing was written" in error and list(tmp_path.iterdir()) == []
+
+
+def test_the_box_says_what_it_knows(capsys, tmp_path):
+    code, _, error = run(capsys, "--prompt", "a kite", "--steps", 2, "--frames", 2, "--quiet", "--device", "cpu",
+                         "--out", tmp_path / "clip.gif")
+    assert code == 0 and "triangle" in error

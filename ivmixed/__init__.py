@@ -13,5 +13,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "OPTIONS", "PRESETS", "Move", "NonFiniteError", "Option", "OptionError", "Options", "Plan", "Preset", "Schedule",
-    "abar_to_sigma", "make_plan", "match_timestep", "ramp", "released_plan", "sample_iv_mixed", "sigma_to_abar", "spread",
+    "abar_to_sigma", "make_plan", "match_timestep", "ramp", "released_plan", "sample_iv_mixed", "sigma_to_abar",
+    "spread",
 ]

@@ -18,7 +18,8 @@ sides = st.integers(1, 128).map(lambda eighth: 8 * eighth)
 @given(st.builds(
     Settings, prompt=st.text(), negative_prompt=st.text(), frames=st.none() | st.integers(1, 1024),
     size=st.none() | st.tuples(sides, sides), fps=st.floats(0.1, 240), steps=st.integers(1, 1000),
-    cfg=st.floats(0, 100), seed=st.none() | st.integers(0, 2**63 - 2), checkpoint=st.sampled_from([BOX, "a.safetensors", "/b/c"]),
+    cfg=st.floats(0, 100), seed=st.none() | st.integers(0, 2**63 - 2),
+    checkpoint=st.sampled_from([BOX, "a.safetensors", "/b/c"]),
     image_lora=st.lists(st.tuples(st.sampled_from(["x.pt", "C:/y.pt"]), st.floats(-10, 10)), max_size=2),
     loop=st.sampled_from(["", "animatediff"]), options=st.builds(Options, gamma_go=st.floats(0, 30))))
 def test_round_trip_through_json(settings):

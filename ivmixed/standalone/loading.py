@@ -331,8 +331,8 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _loading(field: str, path: Source) -> Iterator[None]:
-    """diffusers and transformers work in silence, and whatever they raise comes out as one line about ``path``."""
+def quiet() -> Iterator[None]:
+    """diffusers and transformers work in silence, and talk afterwards as they did before."""
     import transformers
 
     libraries = (diffusers.utils.logging, transformers.utils.logging)
@@ -344,15 +344,23 @@ def _loading(field: str, path: Source) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (LoadError, MemoryError):
-        raise
-    except Exception as error:  # of any kind: three libraries read files here
-        raise LoadError(field, path, f"could not be loaded ({_line(error)})") from error
     finally:
         for library, verbosity, bars in before:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
+
+
+@contextmanager
+def _loading(field: str, path: Source) -> Iterator[None]:
+    """In silence, and whatever the libraries raise comes out as one line about ``path``."""
+    try:
+        with quiet():
+            yield
+    except (LoadError, MemoryError):
+        raise
+    except Exception as error:  # of any kind: three libraries read files here
+        raise LoadError(field, path, f"could not be loaded ({_line(error)})") from error
 
 
 def _load_pipeline(field: str, path: Source, vae: Source | None, dtype: torch.dtype, config: Path) -> Any:

@@ -113,7 +113,8 @@ def load(settings: Settings, device: torch.device, *, offload: bool = False, vae
         if offload and device.type != "cpu":
             pipeline.enable_model_cpu_offload(device=device)
         else:
-            pipeline.to(device)
+            with loading.quiet():
+                pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
     return IVMixedPipeline(video, image, noise_tables(settings)[1])
 

@@ -83,21 +83,30 @@ def _smooth(images: Tensor) -> Tensor:
 
 
 def _ground(clip: Tensor) -> Tensor:
-    """The background of a clip, (frames, 3, SIZE, SIZE): what is constant along rows, and the grey lines of the hatch.
+    """The background of a clip, (frames, 3, SIZE, SIZE): what is constant along rows or columns, and grey diagonals.
 
-    Medians, because they do not see an object that covers less than half of a line. Rows come first, as a floor must
-    not pass for hatch, and again without the hatch, whose two tones leave a median undecided.
+    Medians, because they do not see an object that covers less than half of a line. Rows and columns come first, as a
+    floor or a wall must not pass for hatch, and again without the hatch, whose two tones leave a median undecided.
     """
-    light = _light(clip - clip.median(dim=3, keepdim=True).values).median(0).values
+    light = _light(clip - _rows_and_columns(clip)).median(0).values
     axis = torch.arange(scenes.SIZE)
     across, down = axis.expand(scenes.SIZE, -1), axis[:, None].expand(-1, scenes.SIZE)
-    hatches = []
-    for line in (across, across + down, across - down + scenes.SIZE - 1):
+    hatches = [torch.zeros_like(light)]
+    for line in (across + down, across - down + scenes.SIZE - 1):
         pixels = torch.full((2 * scenes.SIZE, scenes.SIZE), math.nan)
         pixels[line, down] = light
         hatches.append(pixels.nanmedian(1).values[line])
     hatch = min(hatches, key=lambda hatch: float((light - hatch).abs().mean()))
-    return hatch + (clip - hatch).median(dim=3, keepdim=True).values
+    return hatch + _rows_and_columns(clip - hatch)
+
+
+def _rows_and_columns(clip: Tensor) -> Tensor:
+    """What is constant along each row, and along each column, of each frame, by Tukey's median polish."""
+    rest = clip
+    for _ in range(2):
+        rest = rest - rest.median(dim=3, keepdim=True).values
+        rest = rest - rest.median(dim=2, keepdim=True).values
+    return clip - rest
 
 
 def _segment(contrast: Tensor) -> tuple[Tensor, Tensor]:

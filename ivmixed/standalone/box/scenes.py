@@ -2,8 +2,8 @@
 
 A scene is drawn analytically (signed distances, one pixel of anti-aliasing), so any number of exact clips is at hand:
 to train on, and to compare with. Every caption reads "a <colour> <shape> <motion>". A still shows something of the
-motion, as photographs do: a shape that moves has a dark eye on its leading side, one that turns has it in the middle
-like an axle, one that bounces has a floor below it.
+motion, as photographs do: a shape that moves heads for a wall at the edge of the frame, one that turns has a dark axle
+in its middle, one that bounces has a floor below it.
 """
 from __future__ import annotations
 
@@ -110,24 +110,23 @@ def render(scene: Scene, frames: int = 12, times: Sequence[float] | None = None)
     middle = (frames - 1) / 2
     cx, cy = torch.full_like(moments, scene.centre[0]), torch.full_like(moments, scene.centre[1])
     angle = torch.full_like(moments, scene.angle)
-    eye: tuple[float, float] | None = (0.0, 0.0)
+    heading = _HEADING.get(scene.motion)
     if scene.motion == "turns":
         angle = angle + scene.speed * (moments - middle)
     elif scene.motion == "bounces":
         cy = cy - scene.radius - 1 - scene.speed * torch.sin(math.pi * (moments / 8 + scene.phase)).abs()
-        eye = None
-    else:
-        heading = _HEADING[scene.motion]
+    if heading is not None:
         cx, cy = (c + h * scene.speed * (moments - middle) for c, h in zip((cx, cy), heading))
-        eye = (0.5 * scene.radius * heading[0], 0.5 * scene.radius * heading[1])
 
     axis = torch.arange(SIZE, dtype=torch.float32) + 0.5
     gx, gy = axis[None, None, :], axis[None, :, None]
     base = torch.tensor(scene.ground).view(1, 3, 1, 1)
     image = base + 0.07 * _wave(gx, gy, scene.hatch[0], 8.0, scene.hatch[1])[:, None]
     if scene.motion == "bounces":
-        floor = (1.5 - (gy - scene.centre[1] - 1.5).abs()).clamp(0, 1)[:, None]
-        image = image + floor * (0.85 - image)
+        image = image + _line(gy - scene.centre[1] - 1.5, 1.5) * (0.85 - image)
+    if heading is not None:
+        ahead = heading[0] * (gx - SIZE / 2) + heading[1] * (gy - SIZE / 2)
+        image = image + _line(ahead - SIZE / 2, 4.0) * (0.85 - image)
 
     dx, dy = gx - cx.view(-1, 1, 1), gy - cy.view(-1, 1, 1)
     cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
@@ -136,10 +135,15 @@ def render(scene: Scene, frames: int = 12, times: Sequence[float] | None = None)
     stripe = _wave(px, py, scene.stripes[0], 6.0, scene.stripes[1])[:, None]
     paint = torch.tensor(COLOURS[scene.colour]).view(1, 3, 1, 1) * (0.78 + 0.22 * stripe)
     image = image + coverage * (paint - image)
-    if eye is not None:
-        dot = (3.0 - torch.hypot(dx - eye[0], dy - eye[1])).clamp(0, 1)[:, None] * coverage
-        image = image * (1 - 0.95 * dot)
+    if scene.motion == "turns":
+        axle = (3.0 - torch.hypot(dx, dy)).clamp(0, 1)[:, None]
+        image = image * (1 - 0.95 * axle)
     return image.expand(len(moments), -1, -1, -1).clamp(0, 1)
+
+
+def _line(distance: Tensor, half_width: float) -> Tensor:
+    """Coverage of a line by signed distance in pixels to its middle: (n, 1, height, width)."""
+    return (half_width + 0.5 - distance.abs()).clamp(0, 1)[:, None]
 
 
 def _wave(x: Tensor, y: Tensor, angle: float, period: float, phase: float) -> Tensor:

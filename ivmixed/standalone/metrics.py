@@ -50,7 +50,7 @@ def motion(clip: Clip) -> float:
     before, after = luma[:-1], luma[1:]
     flow, back = _flow(before, after), _flow(after, before)
     returns = np.hypot(*(flow + np.stack([_moved(part, flow) for part in back]))) <= 1
-    change, unexplained = _around((after - before) ** 2), _around((_moved(after, flow) - before) ** 2)
+    change, unexplained = _around(np.square(after - before)), _around(np.square(_moved(after, flow) - before))
     speed = np.hypot(*flow) * (returns & (change > 4) & (unexplained < 0.35 * change))
     fastest = math.ceil(0.05 * luma[0].size)
     return float(factor * np.sort(speed.reshape(len(speed), -1))[:, -fastest:].mean())
@@ -100,8 +100,9 @@ def _luma(clip: Clip) -> Floats:
 
 
 def _laplacian(luma: Floats) -> Floats:
-    around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
-    return around - 4 * luma[:, 1:-1, 1:-1]
+    around: Floats = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    around -= 4 * luma[:, 1:-1, 1:-1]
+    return around
 
 
 def _gradient(luma: Floats) -> Floats:
@@ -152,7 +153,8 @@ def _flow_step(first: Floats, second: Floats) -> Floats:
     steady = 20  # squared grey levels: flat ground, where gradients are noise, keeps the flow it has
     a, b, c = _around(down * down) + steady, _around(down * right), _around(right * right) + steady
     p, q = _around(down * error), _around(right * error)
-    return np.clip(np.stack([c * p - b * q, a * q - b * p]) / (a * c - b * b), -1, 1)
+    step: Floats = np.clip(np.stack([c * p - b * q, a * q - b * p]) / (a * c - b * b), -1, 1)
+    return step
 
 
 def _moved(pictures: Floats, flow: Floats) -> Floats:

@@ -14,8 +14,8 @@ from training.data import degrade, poor_clips, stills
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(train, "STEPS", {"vae": 2, "image": 4, "motion": 2})
-    monkeypatch.setattr(train, "BATCH", {"vae": 2, "image": 2, "motion": 1})
+    monkeypatch.setattr(train, "STEPS", {"vae": 2, "image": 4, "detail": 1, "motion": 2})
+    monkeypatch.setattr(train, "BATCH", {"vae": 2, "image": 2, "detail": 2, "motion": 1})
     monkeypatch.setattr(train, "PICTURES", (8, 1))
     monkeypatch.setattr(train, "STILLS", 6)
     monkeypatch.setattr(train, "CLIPS", 2)
@@ -41,7 +41,8 @@ def trained(folder, stop_after=None):
             fit(stage, parts, counted)
 
         run.fit = stopped
-    run.train_image()
+    run.train_image("image")
+    run.train_image("detail")
     return run, run.train_motion()
 
 
@@ -55,7 +56,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_and_the_export_loads(short,
             assert torch.equal(a, b), name
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in log if "step" in line] == [
-        *(("vae", k) for k in (1, 2)), *(("image", k) for k in (1, 2, 3, 4)), *(("motion", k) for k in (1, 2))]
+        *(("vae", k) for k in (1, 2)), *(("image", k) for k in (1, 2, 3, 4)),
+        ("detail", 1), *(("motion", k) for k in (1, 2))]
 
     run.export(tmp_path / "model", model)
     loaded = AnimateDiffPipeline.from_pretrained(tmp_path / "model")
@@ -76,8 +78,9 @@ def test_captions_fit_and_differ_for_the_text_encoder():
     tokenizer = train.make_tokenizer()
     ids = [tuple(tokenizer(caption).input_ids) for caption in CAPTIONS]
     assert len(set(ids)) == len(CAPTIONS) and max(map(len, ids)) <= tokenizer.model_max_length
-    assert all(tokenizer.unk_token_id not in caption[:-1] for caption in ids)  # the last one ends the text
-    assert tokenizer.tokenize("kite") == ["k", "i", "t", "e</w>"]
+    for caption in CAPTIONS:
+        assert tokenizer.tokenize(caption) == [word + "</w>" for word in caption.split()]
+    assert "".join(tokenizer.tokenize("kite")) == "kite</w>"
 
 
 def test_data_is_seeded_and_poor_clips_are_blurred_and_pale():

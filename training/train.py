@@ -4,13 +4,15 @@
     python -m training.train --work DIR --export ivmixed/standalone/box/model
 
 It is made as Stable Diffusion 1.5 and AnimateDiff are (arXiv 2112.10752, 2307.04725): an image UNet with its text
-encoder learns crisp captioned stills with scaled-linear noise; then the UNet is frozen, and motion modules learn
-degraded clips with linear noise. See training/README.md for the figures of the run that made the shipped model.
+encoder learns crisp captioned stills with scaled-linear noise, first their content and then their detail; then the
+UNet is frozen, and motion modules learn degraded clips with linear noise. training/README.md has the figures of the
+run that made the shipped model.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +26,10 @@ from diffusers import (
     UNet2DConditionModel,
     UNetMotionModel,
 )
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -35,29 +41,29 @@ from ivmixed.standalone.box.scenes import CAPTIONS
 from .data import poor_clips, stills
 
 SEED = 1
-STEPS = {"vae": 3000, "image": 6500, "motion": 2800}
-BATCH = {"vae": 32, "image": 32, "motion": 4}
-RATE = {"vae": 2e-3, "image": 1e-3, "motion": 1e-3}
+STEPS = {"vae": 3000, "image": 6500, "detail": 3500, "motion": 9000}
+BATCH = {"vae": 32, "image": 32, "detail": 32, "motion": 4}
+RATE = {"vae": 2e-3, "image": 1e-3, "detail": 1e-3, "motion": 1e-3}
+WEIGHT = {"image": 50, "detail": 2, "motion": 20}  # the most that high noise counts, see `_noise`
 PICTURES = 8000, 500  # crisp stills, and degraded clips, of the VAE
-STILLS, CLIPS = 40000, 3000
+STILLS, CLIPS = 40000, 5000
 SAVE_EVERY = 250
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with merges from the words of the world; other words fall into letters."""
-    words = sorted({word for caption in CAPTIONS for word in caption.split()})
+    """CLIP's byte-pair tokenizer with a token for each word of the world; other words fall into pieces.
+
+    The trainer breaks ties by number, so the letters get theirs beforehand: without, two runs may differ.
+    """
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocabulary = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for word in words:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            if tuple(parts[:2]) not in merges:
-                merges.append(tuple(parts[:2]))
-                vocabulary.append("".join(parts[:2]))
-            parts[:2] = ["".join(parts[:2])]
-    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({token: k for k, token in enumerate(vocabulary)}, merges, model_max_length=16)
+    letters += [letter + "</w>" for letter in letters]
+    pairs = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    pairs.pre_tokenizer = Whitespace()
+    pairs.train_from_iterator(CAPTIONS, BpeTrainer(
+        end_of_word_suffix="</w>", special_tokens=letters, show_progress=False))
+    merges = [tuple(pair) for pair in json.loads(pairs.to_str())["model"]["merges"]]
+    tokens = [*letters, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer({token: k for k, token in enumerate(tokens)}, merges, model_max_length=16)
 
 
 def make_vae() -> AutoencoderKL:
@@ -123,7 +129,6 @@ class Run:
         weights = [p for part in parts for p in part.parameters() if p.requires_grad]
         steps, path = STEPS[stage], self.work / f"{stage}.state.pt"
         optimizer = torch.optim.AdamW(weights, lr=RATE[stage], betas=(0.9, 0.99), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE[stage], steps + 1, pct_start=0.05)
         average = [p.detach().clone() for p in weights]
         first, spent = 0, 0.0
         if path.exists():
@@ -132,22 +137,21 @@ class Run:
                 p.data.copy_(saved)
             average, first, spent = state["average"], state["step"], state["seconds"]
             optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
         begun, recent = time.perf_counter() - spent, []
         for step in range(first, steps):
             loss = loss_of(torch.Generator().manual_seed(SEED * 1_000_003 + step))
+            optimizer.param_groups[0]["lr"] = RATE[stage] * _pace(step / steps)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-            schedule.step()
             keep = min(0.999, (step + 1) / (step + 10))
             torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - keep)
             recent.append(loss.item())
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
                 spent = time.perf_counter() - begun
                 torch.save({"weights": weights, "average": average, "step": step + 1, "seconds": spent,
-                            "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()},
+                            "optimizer": optimizer.state_dict()},
                            path.with_suffix(".part"))
                 path.with_suffix(".part").replace(path)
                 self.log(stage=stage, step=step + 1, loss=sum(recent) / len(recent), seconds=round(spent, 1))
@@ -196,23 +200,23 @@ class Run:
         return torch.cat([self.vae.encode(_to_signed(part.to(self.device))).latent_dist.mean
                           for part in images.split(128)])
 
-    def train_image(self) -> None:
-        """The UNet and the text encoder on crisp stills."""
+    def train_image(self, stage: str) -> None:
+        """The UNet and the text encoder on crisp stills; ``stage`` is "image", then "detail"."""
         def make() -> tuple[Tensor, list[str]]:
             images, captions = stills(STILLS, torch.Generator().manual_seed(SEED + 1), FRAMES)
             return self._encode(images) * self.vae.config.scaling_factor, captions
 
         latents, captions = self.data("stills", make)
-        noise_of = _noise(Schedule.scaled_linear(), self.device)
+        noise_of = _noise(Schedule.scaled_linear(), WEIGHT[stage], self.device)
 
         def loss_of(generator: torch.Generator) -> Tensor:
-            chosen = torch.randint(len(latents), (BATCH["image"],), generator=generator)
+            chosen = torch.randint(len(latents), (BATCH[stage],), generator=generator)
             noisy, noise, t, weight = noise_of(latents[chosen].to(self.device), generator)
             words = self._words([captions[k] for k in chosen], generator)
             predicted = self.unet(noisy, t, self.text_encoder(words)[0]).sample
             return (weight * (predicted - noise) ** 2).mean()
 
-        self.fit("image", [self.unet, self.text_encoder], loss_of)
+        self.fit(stage, [self.unet, self.text_encoder], loss_of)
 
     def train_motion(self) -> UNetMotionModel:
         """Motion modules alone, on degraded clips."""
@@ -225,7 +229,7 @@ class Run:
             return latents.unflatten(0, clips.shape[:2]), captions
 
         latents, captions = self.data("clips", make)
-        noise_of = _noise(Schedule.linear(), self.device)
+        noise_of = _noise(Schedule.linear(), WEIGHT["motion"], self.device)
         torch.manual_seed(SEED)
         model = UNetMotionModel.from_unet2d(self.unet, make_adapter()).to(self.device)
         model.freeze_unet2d_params()
@@ -258,19 +262,31 @@ class Run:
         pipeline.to(torch.float16).save_pretrained(folder)
 
 
+def _pace(done: float) -> float:
+    """The learning rate, as a share of its peak, when ``done`` (0 to 1) of a stage is behind: rises, then falls."""
+    return min(1.0, done / 0.05 + 0.04) * 0.5 * (1 + math.cos(math.pi * done))
+
+
 def _to_signed(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _noise(schedule: Schedule, device: torch.device) -> Callable[[Tensor, torch.Generator], tuple[Tensor, ...]]:
-    """(clean, generator) -> noisy, noise, timesteps, weights (min-SNR with gamma 5, arXiv 2303.09556)."""
+def _noise(
+    schedule: Schedule, most: float, device: torch.device,
+) -> Callable[[Tensor, torch.Generator], tuple[Tensor, ...]]:
+    """(clean, generator) -> noisy, noise, timesteps, weights of the squared error.
+
+    The weights are those of v-prediction, 1 / abar, up to ``most``: without them little is learned at high noise, where
+    it is decided what a picture shows and what all frames share; with too much of them details stay coarse. At low
+    noise they fall as those of min-SNR with gamma 5 (arXiv 2303.09556).
+    """
     abar = torch.tensor([schedule.timestep_to_abar(t) for t in range(len(schedule))], device=device)
 
     def noise_of(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         t = torch.randint(len(abar), (len(clean),), generator=generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         a = abar[t].view(-1, *[1] * (clean.ndim - 1))
-        weight = (5 * (1 - a) / a).clamp(max=1)
+        weight = (1 / a).clamp(max=most) * (5 * (1 - a) / a).clamp(max=1)
         return a.sqrt() * clean + (1 - a).sqrt() * noise, noise, t, weight
 
     return noise_of
@@ -285,7 +301,8 @@ def main() -> None:
     args = parser.parse_args()
     run = Run(args.work, torch.device(args.device))
     run.train_vae()
-    run.train_image()
+    run.train_image("image")
+    run.train_image("detail")
     model = run.train_motion()
     if args.export:
         run.export(args.export, model)

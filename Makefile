@@ -1,3 +1,4 @@
+# make demo       clips of the small model that comes along, with and without IV-mixed (no WebUI, no download of models)
 # make test       everything that needs no WebUI
 # make test-live  the claims against a running WebUI, named by WEBUI_URL
 # make lint       ruff and mypy alone
@@ -8,10 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help test test-live lint clean
+.PHONY: help demo test test-live lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
+
+demo: $(VENV)/.demo
+	$(BIN)/ivmixed demo
 
 test: lint
 	$(BIN)/python -m pytest
@@ -33,6 +37,12 @@ $(READY): pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[dev]"
 	@touch $(READY)
+
+# the demo needs less; the constraints keep its packages fit for the tests as well
+$(VENV)/.demo: pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[standalone]"
+	@touch $(VENV)/.demo
 
 clean:
 	rm -rf $(VENV)

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ivmixed.options import OPTIONS
 from ivmixed.standalone import Settings
@@ -113,6 +115,28 @@ def test_image_checkpoint_is_another_image_model(capsys, tmp_path, video, image)
     assert run(capsys, *make(video, "--seed", 3, "--out", own))[0] == 0
     assert run(capsys, *make(video, "--seed", 3, "--out", other, "--image-checkpoint", image))[0] == 0
     assert (read_clip(own)[0] != read_clip(other)[0]).any()
+
+
+def test_image_lora_is_for_the_image_model_alone(capsys, tmp_path, image):
+    tiny.adapter().save_pretrained(tmp_path / "motion")
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+    generator = torch.Generator().manual_seed(0)
+    save_file({f"{layer}.lora_down.weight": torch.randn(2, 16, generator=generator),
+               f"{layer}.lora_up.weight": torch.randn(8, 2, generator=generator)}, tmp_path / "style.safetensors")
+
+    def clip(name, *more):
+        path = tmp_path / f"{name}.png"
+        code, *_ = run(capsys, *make(image, "--motion-module", tmp_path / "motion", "--seed", 3, "--out", path, *more))
+        assert code == 0
+        return read_clip(path)[0]
+
+    lora = str(tmp_path / "style.safetensors")
+    own = clip("own")
+    assert (clip("with", "--image-lora", f"{lora}:2") != own).any()
+    assert (clip("nothing", "--image-lora", f"{lora}:0") == own).all()
+    assert (clip("both", "--image-lora", f"{lora}:1.5", "--image-lora", f"{lora}:-1.5") == own).mean() > 0.99
+    plain = clip("plain", "--interval", "0", "0")
+    assert (clip("plain-with", "--interval", "0", "0", "--image-lora", f"{lora}:2") == plain).all()
 
 
 def test_modelscope_with_resizing(capsys, tmp_path, modelscope, image):

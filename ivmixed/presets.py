@@ -1,4 +1,4 @@
-"""Named settings of the sampler: the paper's, and those of the authors' released code."""
+"""Named settings of the sampler: the paper's, those of the authors' released code, and a few more."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name stands for. ``loop``: one of `ivmixed.plan.RELEASED`, or "" for the sampler's own moves."""
+    """What a name stands for. ``cfg_scale``: None for what suits the model. ``loop``: one of `ivmixed.plan.RELEASED`,
+    or "" for the sampler's own moves."""
 
     help: str
     options: Options
-    cfg_scale: float
+    cfg_scale: float | None
     loop: str = ""
 
 
@@ -27,6 +28,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "released-videocrafter": Preset(
         "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
         "videocrafter"),
-    "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), 7.5),
+    "box": Preset("what suits the small model that comes along: no extra loop at high noise",
+                  Options(interval=(60, 100)), None),
+    "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), None),
 })
-"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code."""
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box" was measured, see docs/standalone.md."""

@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 
 from ivmixed.options import OPTIONS
 from ivmixed.standalone import Settings
+from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.cli import build_parser, main, settings_of
 from ivmixed.standalone.media import read_clip, read_settings
 from ivmixed.standalone.settings import FIELDS
+from ivmixed.standalone.txt2vid import complete
 
 from . import tiny
 
@@ -101,6 +103,16 @@ def test_preset_and_flags(capsys):
     assert settings("--preset", "paper-videocrafter", "--cfg", "5", "--z-percent", "10").options.z_percent == 10
     assert settings("--preset", "released-modelscope").loop == "modelscope"
     assert settings().options == Settings().options and settings().cfg == Settings().cfg
+    assert settings("--preset", "plain").options.interval == (0, 0)
+
+
+@pytest.mark.parametrize("args, cfg, frames", [
+    ([], CFG, FRAMES), (["--cfg", "7.5", "--frames", "5"], 7.5, 5), (["--preset", "plain"], CFG, FRAMES),
+    (["--checkpoint", "sd15.safetensors"], 7.5, 16), (["--checkpoint", "sd15.safetensors", "--cfg", "3"], 3, 16),
+])
+def test_what_is_left_out_is_what_suits_the_model(args, cfg, frames):
+    settings = complete(settings_of(build_parser().parse_args(["txt2vid", *args])), torch.device("cpu"))
+    assert (settings.cfg, settings.frames, settings.precision) == (cfg, frames, "fp32")
 
 
 def test_every_setting_and_option_is_a_flag():

@@ -41,7 +41,7 @@ from ivmixed.standalone.box.scenes import CAPTIONS
 from .data import poor_clips, stills
 
 SEED = 1
-STEPS = {"vae": 3000, "image": 6500, "detail": 3500, "motion": 9000}
+STEPS = {"vae": 3000, "image": 6500, "detail": 3500, "motion": 11000}
 BATCH = {"vae": 32, "image": 32, "detail": 32, "motion": 4}
 RATE = {"vae": 2e-3, "image": 1e-3, "detail": 1e-3, "motion": 1e-3}
 WEIGHT = {"image": 50, "detail": 2, "motion": 20}  # the most that high noise counts, see `_noise`

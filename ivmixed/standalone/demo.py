@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..options import Options
+from ..presets import PRESETS
 from . import media, metrics, txt2vid
 from .box import FRAMES
 from .box.checker import obeys
@@ -20,8 +20,8 @@ from .pipeline import Clip
 from .settings import Settings
 
 PROMPTS = ("a red circle moves right", "a blue square turns", "a yellow star bounces", "a green triangle moves up")
-STEPS, CFG, SEED = 15, 7.5, 1
-MIXED, PLAIN = Options(), Options(interval=(0, 0))
+STEPS, SEED = 15, 1
+SAMPLERS = {"plain": PRESETS["plain"].options, "IV-mixed": PRESETS["box"].options}
 
 Frames = NDArray[np.uint8]
 
@@ -51,11 +51,11 @@ def make_clips(device: str = "auto") -> dict[str, list[Clip]]:
     """A plain and an IV-mixed clip of every prompt, from the same seeds."""
     target = txt2vid.choose_device(device)
     pipe = txt2vid.load(txt2vid.complete(Settings(prompt=PROMPTS[0]), target), target)
-    clips: dict[str, list[Clip]] = {"plain": [], "IV-mixed": []}
+    clips: dict[str, list[Clip]] = {name: [] for name in SAMPLERS}
     with tqdm(total=len(clips) * len(PROMPTS), unit="clip") as progress:
         for k, prompt in enumerate(PROMPTS):
-            for name, options in (("plain", PLAIN), ("IV-mixed", MIXED)):
-                settings = Settings(prompt=prompt, steps=STEPS, cfg=CFG, seed=SEED + k, options=options)
+            for name, options in SAMPLERS.items():
+                settings = Settings(prompt=prompt, steps=STEPS, seed=SEED + k, options=options)
                 clips[name].append(txt2vid.generate(settings, device, pipe=pipe, progress=False))
                 progress.update()
     return clips

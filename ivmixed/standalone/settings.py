@@ -144,8 +144,9 @@ class Settings:
         None, "clip", "WIDTHxHEIGHT in pixels (what the checkpoint was made for)", _size, _SIDES, "WxH")
     fps: float = _declare(8.0, "clip", "frames a second", _number(0.1, 240), "a number from 0.1 to 240", "X")
     steps: int = _declare(25, "clip", "outer sampling steps", _whole(1, 1000), "a whole number from 1 to 1000", "N")
-    cfg: float = _declare(
-        7.5, "clip", "CFG scale of the ordinary steps", _number(0, 100), "a number from 0 to 100", "X")
+    cfg: float | None = _declare(
+        None, "clip", "CFG scale of the ordinary steps (7.5, or 4 of the model in the box)", _number(0, 100),
+        "a number from 0 to 100", "X")
     seed: int | None = _declare(
         None, "clip", "of the noise; one is drawn if not given", _whole(0, 2**63 - 2), "a whole number from 0", "N")
 

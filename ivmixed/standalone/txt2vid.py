@@ -12,8 +12,7 @@ import torch
 from ..options import OptionError
 from ..plan import Plan
 from ..schedule import Schedule
-from . import loading
-from .box import FRAMES, MODEL
+from . import box, loading
 from .pipeline import Clip, IVMixedPipeline, StepCallback, plan_of
 from .settings import BOX, Settings
 
@@ -36,11 +35,13 @@ def complete(settings: Settings, device: torch.device) -> Settings:
     if precision == "auto":
         precision = "fp32" if device.type == "cpu" else "fp16"
     seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
-    return replace(settings, precision=precision, seed=seed, frames=settings.frames or _frames(settings))
+    frames = settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
+    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings))
 
 
-def _frames(settings: Settings) -> int:
-    return FRAMES if settings.checkpoint == BOX else 16
+def _cfg(settings: Settings) -> float:
+    suggested = box.CFG if settings.checkpoint == BOX else 7.5
+    return suggested if settings.cfg is None else settings.cfg
 
 
 def check(settings: Settings) -> None:
@@ -60,7 +61,7 @@ def plan(settings: Settings) -> Plan:
     video, image = noise_tables(settings)
     scale = _vae_scale(Path(_checkpoint(settings)))
     size = settings.image_size and (settings.image_size[1] // scale, settings.image_size[0] // scale)
-    return plan_of(video, image, settings.steps, settings.options, cfg_scale=settings.cfg, loop=settings.loop,
+    return plan_of(video, image, settings.steps, settings.options, cfg_scale=_cfg(settings), loop=settings.loop,
                    image_size=size, image_resize=settings.image_resize)
 
 
@@ -143,7 +144,7 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
     width, height = settings.size or pipe.size
     clip = pipe(
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
-        steps=settings.steps, cfg_scale=settings.cfg, seed=settings.seed or 0, options=settings.options,
+        steps=settings.steps, cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
         loop=settings.loop, image_size=settings.image_size, image_resize=settings.image_resize,
         image_chunk=settings.image_chunk, fps=settings.fps, callback_on_step_end=callback_on_step_end,
         progress=progress,
@@ -153,4 +154,4 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
 
 
 def _checkpoint(settings: Settings) -> str:
-    return str(MODEL) if settings.checkpoint == BOX else settings.checkpoint
+    return str(box.MODEL) if settings.checkpoint == BOX else settings.checkpoint

@@ -9,3 +9,6 @@ MODEL = Path(__file__).with_name("model")
 
 FRAMES = 12
 """Frames of the clips that its motion modules learned from."""
+
+CFG = 4.0
+"""The CFG scale that suits it."""

@@ -41,8 +41,9 @@ def motion(clip: Clip) -> float:
     2311.17982, released code). Its flow network is replaced by pyramidal Lucas-Kanade flow, which needs no weights, and
     a pixel's flow counts only where it explains the change and where the flow back leads home: noise, flicker and what
     comes into view are not motion, and contrast hardly matters. Pictures of 128 pixels and more are shrunk by a whole
-    factor first, so that all sizes are treated alike. Expect an error of 0.3 pixels at a size of 64, and in proportion.
-    Raises ValueError for a clip of one frame.
+    factor first, so that all sizes are treated alike. Expect an error of 0.3 pixels at a size of 64, and in proportion;
+    even stripes that move by a third of their distance or more in a frame may pass for slow or still. Raises
+    ValueError for a clip of one frame.
     """
     luma = _luma(_at_least(clip, 2))
     factor = max(1, min(luma.shape[1:]) // 64)

@@ -10,8 +10,8 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name stands for. ``cfg_scale``: None for what suits the model. ``loop``: one of `ivmixed.plan.RELEASED`,
-    or "" for the sampler's own moves."""
+    """What a name stands for. ``cfg_scale``: None where it leaves the scale as it is. ``loop``: one of
+    `ivmixed.plan.RELEASED`, or "" for the sampler's own moves."""
 
     help: str
     options: Options

@@ -12,7 +12,7 @@ from ivmixed.options import OPTIONS
 from ivmixed.standalone import Settings
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.cli import build_parser, main, settings_of
-from ivmixed.standalone.media import read_clip, read_settings
+from ivmixed.standalone.media import read_clip, read_settings, write_clip
 from ivmixed.standalone.settings import FIELDS
 from ivmixed.standalone.txt2vid import complete
 
@@ -103,7 +103,7 @@ def test_preset_and_flags(capsys):
     assert settings("--preset", "paper-videocrafter", "--cfg", "5", "--z-percent", "10").options.z_percent == 10
     assert settings("--preset", "released-modelscope").loop == "modelscope"
     assert settings().options == Settings().options and settings().cfg == Settings().cfg
-    assert settings("--preset", "plain").options.interval == (0, 0)
+    assert settings("--preset", "plain", "--cfg", "3").options.interval == (0, 0)
 
 
 @pytest.mark.parametrize("args, cfg, frames", [
@@ -222,3 +222,19 @@ def test_the_box_says_what_it_knows(capsys, tmp_path):
     code, _, error = run(capsys, "--prompt", "a kite", "--steps", 2, "--frames", 2, "--quiet", "--device", "cpu",
                          "--out", tmp_path / "clip.gif")
     assert code == 0 and "triangle" in error
+
+
+def test_a_preset_without_a_scale_keeps_that_of_the_clip(tmp_path):
+    clip = tmp_path / "clip.png"
+    write_clip(clip, np.zeros((2, 16, 16, 3), np.uint8), 8, Settings(prompt="x", cfg=3).to_dict())
+
+    def again(*args):
+        return settings_of(build_parser().parse_args(["txt2vid", "--from", f"{clip}.json", *args]))
+
+    assert again("--preset", "plain").cfg == 3 and again("--preset", "paper").cfg == 7.5
+
+
+def test_demo_refuses_a_file_in_place_of_its_folder(capsys, tmp_path):
+    (tmp_path / "demo").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "demo" in capsys.readouterr().err and (tmp_path / "demo").read_text() == ""

@@ -104,7 +104,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     options = dict(values.pop("options", {}))
     if args.preset is not None:
         preset = PRESETS[args.preset]
-        values.update(cfg=preset.cfg_scale, loop=preset.loop)
+        values["loop"] = preset.loop
+        if preset.cfg_scale is not None:
+            values["cfg"] = preset.cfg_scale
         options = preset.options.to_dict()
     given = vars(args)
     values.update({name: given[name] for name in FIELDS if given[name] is not None})

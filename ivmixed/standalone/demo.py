@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ..options import OptionError
 from ..presets import PRESETS
 from . import media, metrics, txt2vid
 from .box import FRAMES
@@ -27,9 +28,15 @@ Frames = NDArray[np.uint8]
 
 
 def demo(folder: Path, device: str = "auto", as_json: bool = False) -> dict[str, dict[str, Any]]:
-    """Writes ``demo.gif`` and ``demo.png`` to ``folder``, prints and returns the table (by name of the sampler)."""
+    """Writes ``demo.gif`` and ``demo.png`` to ``folder``, prints and returns the table (by name of the sampler).
+
+    Raises OptionError where ``folder`` cannot be made.
+    """
     gif, sheet = folder / "demo.gif", folder / "demo.png"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError("out", str(folder), f"a folder that can be written to ({error.strerror})") from None
     media.check_out(gif, 8)
     clips = make_clips(device)
     reference = [clip for k in range(8) for clip in real_clips(SEED + k)]

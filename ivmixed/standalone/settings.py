@@ -13,6 +13,7 @@ from typing import Any
 
 from ..options import OptionError, Options
 from ..plan import IMAGE_RESIZES, RELEASED
+from . import box
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
@@ -138,15 +139,15 @@ class Settings:
     prompt: str = _declare("", "clip", "what the clip shows", _text, "text", "TEXT")
     negative_prompt: str = _declare("", "clip", "what it shall not show", _text, "text", "TEXT")
     frames: int | None = _declare(
-        None, "clip", "number of frames (16, or 12 of the model in the box)", _whole(1, 1024),
+        None, "clip", f"number of frames (16, or {box.FRAMES} of the model in the box)", _whole(1, 1024),
         "a whole number from 1 to 1024", "N")
     size: tuple[int, int] | None = _declare(
         None, "clip", "WIDTHxHEIGHT in pixels (what the checkpoint was made for)", _size, _SIDES, "WxH")
     fps: float = _declare(8.0, "clip", "frames a second", _number(0.1, 240), "a number from 0.1 to 240", "X")
     steps: int = _declare(25, "clip", "outer sampling steps", _whole(1, 1000), "a whole number from 1 to 1000", "N")
     cfg: float | None = _declare(
-        None, "clip", "CFG scale of the ordinary steps (7.5, or 4 of the model in the box)", _number(0, 100),
-        "a number from 0 to 100", "X")
+        None, "clip", f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the model in the box)",
+        _number(0, 100), "a number from 0 to 100", "X")
     seed: int | None = _declare(
         None, "clip", "of the noise; one is drawn if not given", _whole(0, 2**63 - 2), "a whole number from 0", "N")
 

@@ -7,7 +7,7 @@ import torch
 
 from ivmixed.standalone.box.scenes import Scene, random_scene, render
 from ivmixed.standalone.media import as_frames
-from ivmixed.standalone.metrics import flicker, frame_distance, frame_features, motion, sharpness
+from ivmixed.standalone.metrics import flicker, frame_distance, frame_features, motion, sharpness, warping_error
 
 
 def scene(seed, frames=8):
@@ -132,6 +132,46 @@ def test_blur_contrast_and_noise_hardly_change_motion():
         assert motion(worse) == pytest.approx(motion(clip), rel=0.2)
 
 
+# --- warping error
+
+@pytest.mark.parametrize("speed", [1, 2, 3, 4])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_motion_alone_is_no_warping_error(speed, share):
+    clip = moving_texture(speed, share=share)
+    assert warping_error(clip) < 0.08 * flicker(clip)
+
+
+def test_a_still_has_no_warping_error():
+    assert warping_error(scene(0)[:1].repeat(4, axis=0)) == 0
+
+
+def test_what_is_covered_and_uncovered_hardly_counts():
+    """Shapes on a ground: nearly all of their flicker is at their edges."""
+    clips = [scene(seed) for seed in range(10)]
+    assert sum(map(warping_error, clips)) < 0.25 * sum(map(flicker, clips))
+
+
+@pytest.mark.parametrize("level", [2, 5, 10])
+def test_noise_counts_in_full_with_motion_or_without(level):
+    alone = flicker(noisy(np.full((8, 64, 64, 3), 128.0), level))
+    assert alone == pytest.approx(level * 2 / math.sqrt(math.pi), rel=0.02)
+    for clip in (scene(0), scene(0)[:1].repeat(8, axis=0)):
+        assert warping_error(noisy(clip, level)) == pytest.approx(alone, rel=0.05)
+
+
+@pytest.mark.parametrize("step", [5, 20])
+def test_light_that_goes_up_and_down_counts_in_full(step):
+    assert warping_error(scene(0) + np.arange(8).reshape(-1, 1, 1, 1) % 2 * step) == pytest.approx(step, rel=0.05)
+
+
+def test_jitter_and_cuts_count():
+    shifts = np.random.default_rng(0).integers(-2, 3, (8, 2))
+    shaken = np.stack([np.roll(frame, shift, (0, 1)) for frame, shift in zip(scene(0), shifts)])
+    assert warping_error(shaken) > 10 * warping_error(scene(0))
+    cuts = np.stack([scene(seed)[0] for seed in range(4)])
+    assert warping_error(cuts) > 0.5 * flicker(cuts)
+
+
 # --- distance of frames
 
 REAL = scenes(range(100, 130))
@@ -170,13 +210,13 @@ def test_a_flat_clip_is_finite():
 # --- what is refused
 
 @pytest.mark.parametrize("clip", [np.zeros((2, 3, 16, 16)), np.zeros((16, 16, 3)), np.zeros((2, 8, 16, 3))])
-@pytest.mark.parametrize("measure", [sharpness, flicker, motion, frame_features])
+@pytest.mark.parametrize("measure", [sharpness, flicker, motion, warping_error, frame_features])
 def test_what_is_no_clip_is_refused(measure, clip):
     with pytest.raises(ValueError, match=r"clip of shape .*; needed: \(frames, height, width, 3\)"):
         measure(clip)
 
 
-@pytest.mark.parametrize("measure", [flicker, motion])
+@pytest.mark.parametrize("measure", [flicker, motion, warping_error])
 def test_one_frame_has_no_time(measure):
     with pytest.raises(ValueError, match="frames at least 2"):
         measure(np.zeros((1, 16, 16, 3)))

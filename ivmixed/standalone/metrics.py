@@ -1,7 +1,8 @@
 """Plain measures of a clip, one function each, on numpy alone.
 
 A clip is (frames, height, width, 3), RGB in grey levels from 0 to 255, uint8 or float. All is computed in float64.
-Sharpness, flicker and motion want reading together: noise looks sharp, and a frozen clip never flickers.
+Sharpness, flicker, warping error and motion want reading together: noise looks sharp, and a frozen clip never
+flickers.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def sharpness(clip: Clip) -> float:
     The Laplacian is the sum of the four neighbours less four times the pixel, where all of them exist. Source:
     Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000. Raises ValueError.
     """
-    return float(_laplacian(_luma(clip)).var(axis=(1, 2)).mean())
+    return float(_laplacian(luma_of(clip)).var(axis=(1, 2)).mean())
 
 
 def flicker(clip: Clip) -> float:
@@ -45,16 +46,28 @@ def motion(clip: Clip) -> float:
     even stripes that move by a third of their distance or more in a frame may pass for slow or still. Raises
     ValueError for a clip of one frame.
     """
-    luma = _luma(_at_least(clip, 2))
+    luma = luma_of(_at_least(clip, 2))
     factor = max(1, min(luma.shape[1:]) // 64)
     luma = _shrunk(luma, factor)
     before, after = luma[:-1], luma[1:]
     flow, back = _flow(before, after), _flow(after, before)
-    returns = np.hypot(*(flow + np.stack([_moved(part, flow) for part in back]))) <= 1
-    change, unexplained = _around(np.square(after - before)), _around(np.square(_moved(after, flow) - before))
-    speed = np.hypot(*flow) * (returns & (change > 4) & (unexplained < 0.35 * change))
+    returns = np.hypot(*(flow + _followed(back, flow))) <= 1
+    speed = np.hypot(*flow) * (returns & _explains(flow, before, after))
     fastest = math.ceil(0.05 * luma[0].size)
     return float(factor * np.sort(speed.reshape(len(speed), -1))[:, -fastest:].mean())
+
+
+def warping_error(clip: Clip) -> float:
+    """Mean absolute difference of each frame and its successor drawn back along the optical flow, over what both show,
+    in grey levels; 0 is a still, or motion without any other change. So it is `flicker` less what motion explains.
+
+    Source: E_warp of Lai et al., Learning blind video temporal consistency, ECCV 2018, there with squares and the flow
+    network FlowNet2; here with the unit of `flicker` and the flow of `motion`, and what that does not explain (as
+    there) is compared in place. Left out as seen in one frame alone is a pixel whose flow w and flow back v fail
+    |w + v|^2 <= 0.01 (|w|^2 + |v|^2) + 0.5 (Sundaram et al., ECCV 2010). Raises ValueError for a clip of one frame.
+    """
+    frames = _at_least(clip, 2).astype(np.float64)
+    return float(np.mean([_warping_error(pair) for pair in zip(frames, frames[1:])]))
 
 
 def frame_distance(clip: Clip, real: Clip) -> float:
@@ -79,7 +92,7 @@ def frame_features(clip: Clip) -> Floats:
     mean square over the gradient's, which blur lowers and contrast leaves alone; 3. the slope of the spectrum: 1 over
     the same at half size, which noise raises. One grey level is added before each logarithm, so a flat frame is finite.
     """
-    luma = _luma(clip)
+    luma = luma_of(clip)
     length, half = _gradient(luma), _gradient(_shrunk(luma, 2))
     contrast, detail, coarse, crisp, edge = (np.log2(1 + values) for values in (
         luma.std(axis=(1, 2)), length.mean(axis=(1, 2)), half.mean(axis=(1, 2)), _laplacian(luma).std(axis=(1, 2)),
@@ -94,7 +107,7 @@ def _at_least(clip: Clip, frames: int) -> Clip:
     return clip
 
 
-def _luma(clip: Clip) -> Floats:
+def luma_of(clip: Clip) -> Floats:
     """(frames, height, width), ITU-R BT.601."""
     luma: Floats = _at_least(clip, 1).astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return luma
@@ -124,7 +137,19 @@ def _mean_length(x: Floats, y: Floats) -> float:
     return float(np.linalg.norm(x[:, None] - y[None], axis=2).mean())
 
 
-# --- optical flow, for `motion`
+# --- optical flow, for `motion` and `warping_error`
+
+def _warping_error(pair: tuple[Floats, Floats]) -> float:
+    """Of two frames (height, width, 3); one pair at a time, as large frames take memory."""
+    before, after = luma_of(np.stack(pair))[:, None]
+    flow = _flow(before, after)
+    flow = flow * _explains(flow, before, after)
+    back = _flow(after, before)
+    back = _followed(back * _explains(back, after, before), flow)
+    in_both = _squared(flow + back) <= 0.01 * (_squared(flow) + _squared(back)) + 0.5
+    difference = np.abs(_followed(pair[1].transpose(2, 0, 1)[:, None], flow) - pair[0].transpose(2, 0, 1)[:, None])
+    return float(difference[:, in_both].mean() if in_both.any() else difference.mean())
+
 
 def _flow(before: Floats, after: Floats) -> Floats:
     """Flow in pixels, (2: down and right, pairs, height, width), between two stacks of pictures.
@@ -169,6 +194,24 @@ def _moved(pictures: Floats, flow: Floats) -> Floats:
     below = (1 - x) * pictures[pair, i + 1, j] + x * pictures[pair, i + 1, j + 1]
     moved: Floats = (1 - y) * above + y * below
     return moved
+
+
+def _followed(parts: Floats, flow: Floats) -> Floats:
+    """`_moved`, for each of several parts: (parts, pairs, height, width)."""
+    return np.stack([_moved(part, flow) for part in parts])
+
+
+def _explains(flow: Floats, before: Floats, after: Floats) -> NDArray[np.bool_]:
+    """Where there is a change, and the flow accounts for most of it: (pairs, height, width)."""
+    change, unexplained = _around(np.square(after - before)), _around(np.square(_moved(after, flow) - before))
+    explains: NDArray[np.bool_] = (change > 4) & (unexplained < 0.35 * change)
+    return explains
+
+
+def _squared(flow: Floats) -> Floats:
+    """Its length, squared."""
+    squared: Floats = np.square(flow).sum(axis=0)
+    return squared
 
 
 def _around(pictures: Floats, radius: int = 3) -> Floats:

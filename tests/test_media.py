@@ -17,6 +17,7 @@ from ivmixed.standalone.media import (
     MediaError,
     as_frames,
     check_out,
+    clips_at,
     contact_sheet,
     read_clip,
     read_settings,
@@ -143,6 +144,36 @@ def test_foreign_animations_are_read(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=200, comment=b"made elsewhere")
     read, fps = read_clip(tmp_path / "a.gif")
     assert len(read) == 4 and fps == pytest.approx(5)
+
+
+def test_a_folder_of_png_frames_is_a_clip_whoever_wrote_them(tmp_path):
+    clip = scene(3, 11)
+    for k, frame in enumerate(clip):
+        Image.fromarray(frame).save(tmp_path / f"{k:05d}.png")
+    assert clips_at(tmp_path) == [tmp_path]
+    frames, fps = read_clip(tmp_path)
+    assert (frames == clip).all() and fps == 0
+    (tmp_path / "own").mkdir()
+    write_clip(tmp_path / "own" / "clip.png", clip, 8, SETTINGS)
+    assert read_clip(tmp_path / "own")[1] == 8 and read_settings(tmp_path / "own") == SETTINGS
+
+
+def test_the_clips_in_a_folder(tmp_path):
+    for name in ("b.gif", "a.webp"):
+        write_clip(tmp_path / name, scene(1, 2), 8, {})
+    (tmp_path / "notes.txt").write_text("")
+    assert clips_at(tmp_path) == [tmp_path / "a.webp", tmp_path / "b.gif"]
+    assert clips_at(tmp_path / "b.gif") == [tmp_path / "b.gif"]
+
+
+def test_a_folder_of_no_clip_or_of_mixed_frames_is_refused(tmp_path):
+    with pytest.raises(MediaError, match="holds no clip; allowed: a file"):
+        clips_at(tmp_path)
+    for name in ("a.png", "b.png"):
+        write_clip(tmp_path / name, scene(1, 2), 8, {})
+    with pytest.raises(MediaError, match="PNG frames of more than one clip"):
+        read_clip(tmp_path)
+    assert len(read_clip(tmp_path / "a.png")[0]) == 2
 
 
 def test_one_png_of_several_is_a_clip(tmp_path):

@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import os
+import re
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,24 +196,40 @@ _WRITERS: dict[str, _Writer] = {
 def read_clip(path: str | Path) -> tuple[Frames, float]:
     """A clip and its frames a second (0 where nothing says), from any file that `write_clip` writes, or a like one.
 
-    ``path``: as it was given to `write_clip`; one of several PNG frames is a clip of its own. A frame that a GIF or
-    WebP stores once and shows for longer comes back as often as it was written. Raises MediaError.
+    ``path``: as it was given to `write_clip`; one of several PNG frames is a clip of its own, and a folder of PNG
+    frames is one clip, in the order of their names. A frame that a GIF or WebP stores once and shows for longer comes
+    back as often as it was written. Raises MediaError.
     """
     path = Path(path)
     files = _present(path)
+    ending = files[0].suffix.lower()
     try:
-        if path.suffix.lower() in (".mp4", ".webm"):
+        if ending in (".mp4", ".webm"):
             with av.open(str(path)) as container:
                 stream = container.streams.video[0]
                 return (np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]),
                         float(stream.average_rate or 0))
-        if path.suffix.lower() == ".png":
+        if ending == ".png":
             mark = _mark(path) or {"fps": 0.0}
             return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]), mark["fps"]
         return _read_animation(path)
     except _BROKEN as error:
         raise MediaError(f"{path} cannot be read as a clip; it may be damaged, or another format than its ending says"
                          ) from error
+
+
+def clips_at(path: str | Path) -> list[Path]:
+    """What `read_clip` can read at ``path``: the clips in a folder, by name, or ``path`` itself where it is a clip.
+
+    A folder that holds PNG files alone is a clip of its own; beside other clips they are left out. Only names are
+    looked at. Raises MediaError.
+    """
+    path = Path(path)
+    inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FASTEST) if path.is_dir() else []
+    clips = [file for file in inside if file.suffix.lower() != ".png"] or [path]
+    for clip in clips:
+        _present(clip)
+    return clips
 
 
 def _read_animation(path: Path) -> tuple[Frames, float]:
@@ -271,6 +288,8 @@ def _comment(file: Path) -> str:
 
 def _present(path: Path) -> list[Path]:
     """The files of a clip, or the sidecar itself. Raises MediaError where there are none."""
+    if path.is_dir():
+        return _frames_in(path)
     ending = path.suffix.lower()
     if ending not in (*FASTEST, ".json"):
         raise MediaError(f"{path} has an unknown ending; allowed: {', '.join(FASTEST)}")
@@ -278,6 +297,15 @@ def _present(path: Path) -> list[Path]:
     if not files and not path.is_file():
         raise MediaError(f"there is no file {path}")
     return files or [path]
+
+
+def _frames_in(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".png")
+    names = {re.sub(r"\d+", "", file.stem) for file in files}
+    if len(names) != 1:
+        raise MediaError(f"{folder} holds {'PNG frames of more than one clip' if names else 'no clip'}; allowed: "
+                         f"a file ({', '.join(FASTEST)}), or a folder of the PNG frames of one clip")
+    return files
 
 
 def _numbered(path: Path, start: int = 1) -> Iterator[Path]:

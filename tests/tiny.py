@@ -15,7 +15,7 @@ from diffusers import (
     UNet2DConditionModel,
     UNet3DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
           "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "linspace"}
@@ -36,6 +36,27 @@ def text_encoder(width: int = 16) -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig(
         vocab_size=54, hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=12, bos_token_id=52, eos_token_id=53, pad_token_id=53)).eval()
+
+
+def clip_model() -> CLIPModel:
+    """Pictures of 32x32 pixels, and the words of `tokenizer`."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return CLIPModel(CLIPConfig(
+        text_config={**sizes, "vocab_size": 54, "max_position_embeddings": 12, "bos_token_id": 52, "eos_token_id": 53,
+                     "pad_token_id": 53},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=8)).eval()
+
+
+class Detector(torch.nn.Module):
+    """Called as StyleGAN-V's I3D: nine frames at least; its features are the mean colour, from -1 to 1."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False,
+                return_features: bool = False) -> torch.Tensor:
+        if x.shape[2] < 9:
+            raise RuntimeError("input image (T: 1 H: 7 W: 7) smaller than kernel size (kT: 2 kH: 7 kW: 7)")
+        if not (rescale and resize and return_features):
+            return torch.zeros(1)
+        return (x / 255 * 2 - 1).mean(dim=(2, 3, 4))
 
 
 def vae() -> AutoencoderKL:

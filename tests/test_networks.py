@@ -92,11 +92,7 @@ def test_without_its_packages_cosine_says_what_is_missing(monkeypatch, package):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    tiny.clip_model().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
+    return tiny.saved_clip_model(tmp_path_factory.mktemp("clip"))
 
 
 def by_hand(model, clip, prompt):
@@ -157,9 +153,7 @@ def test_a_folder_that_is_no_clip_model_is_refused(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fvd") / "i3d.pt"
-    torch.jit.script(tiny.Detector()).save(str(path))
-    return path
+    return tiny.saved_detector(tmp_path_factory.mktemp("fvd") / "i3d.pt")
 
 
 def test_features_are_those_of_the_network_called_as_its_authors_do(detector):

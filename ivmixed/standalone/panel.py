@@ -16,20 +16,22 @@ from .media import Frames, MediaError
 
 
 class Measure(NamedTuple):
-    """A column of the table. ``better``: "less", "more", or "" where neither is; ``frames``: how many it needs."""
+    """A column of the table. ``better``: "less", "more", or "" where neither is; ``frames``: how many it needs;
+    ``install``: what pip is told where its package is missing."""
 
     compute: Callable[[Frames], float]
     better: str
     frames: int
+    install: str = ""
 
 
 MEASURES = {
-    "brisque": Measure(quality.brisque, "less", 1),
+    "brisque": Measure(quality.brisque, "less", 1, "--no-deps brisque==0.2.0"),
     "piqe": Measure(quality.piqe, "less", 1),
     "sharpness": Measure(metrics.sharpness, "", 1),
     "flicker": Measure(metrics.flicker, "less", 2),
     "warping": Measure(metrics.warping_error, "less", 2),
-    "cosine": Measure(networks.feature_cosine, "more", 2),
+    "cosine": Measure(networks.feature_cosine, "more", 2, "'ivmixed[metrics]'"),
     "motion": Measure(metrics.motion, "", 2),
 }
 
@@ -70,8 +72,8 @@ def panel(
     table: dict[str, Any] = {"clips": rows}
     if features:
         table["fvd"] = networks.frechet_distance(made, known)
-    if missing:
-        print(f"ivmixed: left out: {', '.join(sorted(missing))}; pip install 'ivmixed[metrics]'", file=sys.stderr)
+    for name in sorted(missing):
+        print(f"ivmixed: {name} is left out: pip install {MEASURES[name].install}", file=sys.stderr)
     print(json.dumps(table) if as_json else _text(table, len(others)))
     return table
 

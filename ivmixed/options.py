@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-FORMS = ("IV-IV", "VV-VV", "II-II")
+_PUBLISHED = ("IV-IV", "VV-VV", "II-II")
+FORMS = _PUBLISHED + tuple(sorted({f"{add}{then_add}-{remove}{then_remove}" for add, then_add, remove, then_remove in
+                                   itertools.product("IVR", "IVR", "IV", "IV")} - set(_PUBLISHED)))
+"""Which models make the two moves that add noise, and after the dash the two that remove it; R is fresh noise."""
 
 Pair = tuple[float, float]
 
@@ -40,6 +44,8 @@ class Option:
     label: str
     help: str
     choices: tuple[str, ...] = ()
+    spelled: str = ""
+    """How the choices are made, in words, where they are too many to list."""
     minimum: float = 0.0
     maximum: float = 0.0
     step: float = 1.0
@@ -55,7 +61,7 @@ class Option:
     def allowed(self) -> str:
         """The allowed values, in words."""
         if self.kind == "choice":
-            return "one of " + ", ".join(self.choices)
+            return self.spelled or "one of " + ", ".join(self.choices)
         span = f"{self.minimum:g} to {self.maximum:g}" + (f" {self.unit}" if self.unit else "")
         if self.kind == "number":
             return f"a number from {span}"
@@ -120,7 +126,9 @@ class Options:
 
     form: str = _option(
         "choice", "IV-IV", "IV-mixed form", choices=FORMS,
-        help="Which models add noise - which remove it in the extra loop: I = image model, V = video model",
+        spelled='two of I, V, R, a dash, two of I, V (noise R cannot remove noise), as in "IV-IV"',
+        help="Which models add noise - which remove it in the extra loop: I = image model, V = video model, R = fresh "
+             "random noise instead of a model",
     )
     gamma_go: Pair = _gamma(
         (4.0, 4.0), "IV-mixed gamma go",
@@ -137,6 +145,20 @@ class Options:
     interval: Pair = _option(
         "pair", (0.0, 100.0), "IV-mixed interval", minimum=0.0, maximum=100.0, step=1.0, unit="%", ascending=True,
         help="Part of the steps in which the extra loop runs; the other steps are plain",
+    )
+    active_percent: float = _option(
+        "number", 100.0, "IV-mixed active percent", minimum=0.0, maximum=100.0, step=1.0, unit="%", advanced=True,
+        help="Share of the interval's steps that run the extra loop, spread evenly; the others are plain",
+    )
+    back_moves: str = _option(
+        "choice", "evaluate", "IV-mixed back moves", choices=("evaluate", "reuse"), advanced=True,
+        help="The inversion moves ask the models again (evaluate), or take what these predicted in the denoising moves "
+             "(reuse: 2 evaluations less a step)",
+    )
+    fresh_percent: float = _option(
+        "number", 100.0, "IV-mixed fresh percent", minimum=0.0, maximum=100.0, step=1.0, unit="%", advanced=True,
+        help="Share of the active steps whose extra loop asks the models, spread evenly; the loop of the others takes "
+             "what the models predicted before",
     )
     rho: float = _option(
         "number", 7.0, "IV-mixed rho", minimum=1.0, maximum=100.0, step=0.1, advanced=True,

@@ -34,7 +34,7 @@ IMAGE_RESIZES = ("nearest", "bilinear", "area")
 
 @dataclass(frozen=True)
 class Move:
-    """One Euler step of the latent with one evaluation of a model.
+    """One Euler step of the latent with one evaluation of a model, or with the latest one once more.
 
     ``sigma`` is the noise level at which the model is asked. Where it is not ``sigma_from`` (the level of the latent),
     the model gets the variance-preserving latent unchanged, ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise
@@ -42,16 +42,23 @@ class Move:
     """
 
     model: str
-    """"image" or "video"."""
+    """"image" or "video"; of a back move also "noise": fresh Gaussian noise of the variance between the two levels."""
     kind: str
     """"go" (denoises), "back" (inverts) or "ordinary" (the outer step)."""
     sigma: float
     sigma_from: float
     sigma_to: float
     guidance: float | None
-    """Signed guidance scale; None: the CFG scale the user gave the sampler."""
+    """Signed guidance scale; None: the CFG scale the user gave the sampler, or no model to guide."""
     step: int
     """The outer step it belongs to, from 0."""
+    reuse: bool = False
+    """No evaluation: what ``model`` predicted when it was last asked serves again, at this move's guidance."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether a network is called for it."""
+        return self.model != "noise" and not self.reuse
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,11 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """Guided network calls of the whole run, the unit of cost."""
-        return len(self.moves)
+        return sum(move.evaluates for move in self.moves)
 
     def count(self, model: str) -> int:
         """Evaluations of ``model`` ("image" or "video")."""
-        return sum(move.model == model for move in self.moves)
+        return sum(move.model == model and move.evaluates for move in self.moves)
 
     @property
     def active_steps(self) -> int:
@@ -113,6 +120,11 @@ def spread(percent: float, count: int) -> tuple[bool, ...]:
     return tuple((k + 1) * chosen // count > k * chosen // count for k in range(count))
 
 
+def _share(steps: list[int], percent: float) -> list[int]:
+    """``percent`` of some steps, evenly spread."""
+    return [step for step, chosen in zip(steps, spread(percent, len(steps))) if chosen]
+
+
 def make_plan(
     options: Options,
     sigmas: Sequence[float],
@@ -130,8 +142,9 @@ def make_plan(
     width) in latent pixels at which the image model looks, ``image_resize``: how the latent gets there and back.
 
     No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and the last step,
-    which has no c, is inactive. A move of no length would leave the latent as it is, so it is left out.
-    Raises ValueError where the sigmas do not descend.
+    which has no c, is inactive. A move of no length would leave the latent as it is, so it is left out. A model whose
+    prediction is to serve again (``back_moves``, ``fresh_percent``) is asked where there is none: none in this step, or
+    in steps that are not fresh, none at all. Raises ValueError where the sigmas do not descend.
     """
     levels = [float(sigma) for sigma in sigmas]
     steps = len(levels) - 1
@@ -141,11 +154,12 @@ def make_plan(
     sigma_min = video_schedule.sigma_min if video_schedule else positive[-1]
 
     start, end = options.interval
-    active = [i for i in range(steps - 1) if start <= 100 * i / steps < end]
-    plain = {i for i, chosen in zip(active, spread(options.z_percent, len(active))) if chosen}
+    active = _share([i for i in range(steps - 1) if start <= 100 * i / steps < end], options.active_percent)
+    only_video = _share(active, options.z_percent)
+    fresh = _share(active, options.fresh_percent)
 
     back_form, go_form = options.form.split("-")
-    models = {"I": "image", "V": "video"}
+    models = {"I": "image", "V": "video", "R": "noise"}
     skip_above = math.inf  # at matched timesteps nothing is above the image model's table
     if image_schedule and options.above_sigma_max == "skip" and options.schedule_match == "sigma":
         skip_above = image_schedule.sigma_max
@@ -159,23 +173,33 @@ def make_plan(
         return min(sigma, image_schedule.sigma_max)
 
     moves: list[Move] = []
+    asked: set[str] = set()  # the models whose latest prediction may serve again
     for i in range(steps):
         a, b = levels[i], levels[i + 1]
+        if i in fresh:
+            asked.clear()
         if i in active:
             c = levels[i + 2] or sigma_min
             if c > b * (1 - SAME_LEVEL):
                 c = b
-            go, back = ("VV", "VV") if i in plain else (go_form, back_form)
+            go, back = ("VV", "VV") if i in only_video else (go_form, back_form)
             for kind, letter, at, to in (("go", go[0], a, b), ("go", go[1], b, c),
                                          ("back", back[0], c, b), ("back", back[1], b, a)):
                 if at == to:
                     continue
                 model = models[letter]
+                if model == "noise":
+                    moves.append(Move(model, kind, at, at, to, None, i))
+                    continue
                 if model == "image" and at * (1 - SAME_LEVEL) > skip_above:
                     model = "video"
                 gamma = ramp(*options.gammas(model, kind), i / max(steps - 1, 1), options.rho)
-                moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i))
+                may = i not in fresh or (kind == "back" and options.back_moves == "reuse")
+                moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i,
+                                  reuse=may and model in asked))
+                asked.add(model)
         moves.append(Move("video", "ordinary", a, a, b, None, i))
+        asked.add("video")
     return Plan(options.form, steps, tuple(moves), image_size=image_size, image_resize=image_resize)
 
 

@@ -46,7 +46,7 @@ class _FiniteWatch:
 
     def __init__(self, plan: Plan, device: torch.device):
         self.plan = plan
-        self.flags = torch.zeros(plan.evaluations, dtype=torch.bool, pin_memory=device.type == "cuda")
+        self.flags = torch.zeros(len(plan.moves), dtype=torch.bool, pin_memory=device.type == "cuda")
         self.seen = self.flags.numpy()
 
     def check(self, index: int, x: Tensor) -> None:
@@ -88,11 +88,13 @@ def sample_iv_mixed(
     the models as it is, while the update runs in float32.
     ``sigmas``: N + 1 noise levels, descending. Keep them on the CPU, or making the plan reads them from the device.
     ``callback``: once an outer step, after the ordinary evaluation, with k-diffusion's keys x, i, sigma, sigma_hat,
-    denoised. ``on_move``: before every evaluation, with its move. ``on_step_end``: after an outer step, with its
+    denoised. ``on_move``: before every move, with it. ``on_step_end``: after an outer step, with its
     ordinary move and the new latent (float32 at least); returns the latent to go on with. ``disable``: no progress bar;
     it counts evaluations.
     ``options`` or ``plan``: what to run; tables for matching noise levels are read from the models' ``sigmas`` where
-    they have them. ``noise_sampler(sigma_from, sigma_to)``: noise for the solver dpmpp_2m_sde.
+    they have them. ``noise_sampler(sigma_from, sigma_to)``: noise like ``x``, of variance 1, for moves that add fresh
+    noise and for the solver dpmpp_2m_sde; torch's default generator where not given. A move that reuses a prediction
+    asks its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
 
     Returns the latent at sigmas[-1], shape and dtype of ``x``. Raises OptionError and ValueError before the first
     evaluation, NonFiniteError as soon as a non-finite latent is seen.
@@ -108,35 +110,46 @@ def sample_iv_mixed(
     x = x.to(torch.promote_types(dtype, torch.float32))
     ones = x.new_ones([x.shape[0]])
     watch = _FiniteWatch(plan, x.device)
-    solver = _SOLVERS[plan.solver](noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x)))
+    noise = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
+    solver = _SOLVERS[plan.solver](noise)
     level = plan.moves[0].sigma_from
+    asked: dict[str, tuple[Tensor, Tensor, float]] = {}  # of each model's latest evaluation: x, x in its dtype, sigma
+
+    def ask(move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoised latent and eps of the model of a move. For a reused one: about the very latent it last saw."""
+        if not move.reuse:
+            seen = _carry(x, move.sigma_from, move.sigma)
+            asked[move.model] = seen, seen.to(dtype), move.sigma
+        seen, given, sigma = asked[move.model]
+        args = extra_args if move.guidance is None else {**extra_args, "cond_scale": move.guidance}
+        denoised = models[move.model](given, sigma * ones, **args).to(x.dtype)
+        return denoised, (seen - denoised) / sigma
 
     with tqdm(total=plan.evaluations, disable=disable) as progress:
         for index, move in enumerate(plan.moves):
             if on_move is not None:
                 on_move(move)
             x = _carry(x, level, move.sigma_from)
-            args = extra_args if move.guidance is None else {**extra_args, "cond_scale": move.guidance}
             resize = plan.image_size is not None and move.model == "image"
             if resize:
                 x = torch.nn.functional.interpolate(x, plan.image_size, mode=plan.image_resize)
-            seen = _carry(x, move.sigma_from, move.sigma)
-            denoised = models[move.model](seen.to(dtype), move.sigma * ones, **args).to(x.dtype)
-            eps = (seen - denoised) / move.sigma
-            if move.kind == "ordinary":
+            if move.model == "noise":
+                x = x + noise(move.sigma_from, move.sigma_to) * math.sqrt(move.sigma_to**2 - move.sigma_from**2)
+            elif move.kind == "ordinary":
+                denoised, eps = ask(move, x)
                 if callback is not None:
                     sigma = sigmas[move.step]
                     callback({"x": x, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
                 x = solver(x, eps, move)
             else:
-                x = x + eps * (move.sigma_to - move.sigma_from)
+                x = x + ask(move, x)[1] * (move.sigma_to - move.sigma_from)
             if resize:
                 x = torch.nn.functional.interpolate(x, size, mode=plan.image_resize)
             level = move.sigma_to
             watch.check(index, x)
             if move.kind == "ordinary" and on_step_end is not None:
                 x = on_step_end(move, x)
-            progress.update()
+            progress.update(move.evaluates)
     watch.finish(x)
     return x.to(dtype)
 

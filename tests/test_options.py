@@ -55,6 +55,9 @@ def test_defaults_are_the_published_setting():
         "gamma_back": [4.0, 4.0],
         "z_percent": 0.0,
         "interval": [0.0, 100.0],
+        "active_percent": 100.0,
+        "back_moves": "evaluate",
+        "fresh_percent": 100.0,
         "rho": 7.0,
         "schedule_match": "sigma",
         "above_sigma_max": "clamp",
@@ -119,6 +122,8 @@ def test_a_gamma_of_zero_is_not_taken_for_none():
 # --- what is refused
 
 def words_of_range(option):
+    if option.spelled:
+        return (option.spelled,)
     return option.choices or (f"{option.minimum:g}", f"{option.maximum:g}")
 
 

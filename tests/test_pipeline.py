@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel, UNetMotionModel
 from ivmixed import OptionError, Options
 from ivmixed.plan import released_plan
 from ivmixed.standalone import IVMixedPipeline
-from ivmixed.standalone.models import image_view
+from ivmixed.standalone.models import Denoiser, image_view
 
 from . import tiny
 
@@ -216,3 +216,27 @@ def test_released_options_become_the_released_plan():
     pipe = IVMixedPipeline(tiny.animatediff())
     got = pipe.plan(9, Options(z_percent=33.3, interval=(0, 100)), loop="videocrafter", cfg_scale=9.0)
     assert got == released_plan("videocrafter", 9, pipe.video_table, cfg_scale=9.0, interval=(0, 8), zz=3)
+
+
+@pytest.mark.parametrize("options", [
+    {"back_moves": "reuse"}, {"fresh_percent": 50}, {"back_moves": "reuse", "gamma_go": 1, "gamma_back": 1},
+])
+def test_a_reused_prediction_costs_no_network(options, monkeypatch):
+    """The clip is the one that asking the networks anew about the same latents makes; with gamma 1, where a go move
+    needs cond alone, what the back move lacks is asked."""
+    video = tiny.animatediff()
+    pipe = IVMixedPipeline(video)
+    calls = []
+    network = Denoiser._network
+    monkeypatch.setattr(Denoiser, "_network", lambda self, *args: calls.append(self) or network(self, *args))
+
+    def make():
+        calls.clear()
+        return pipe(PROMPT, NEGATIVE, frames=3, steps=5, options=Options(**options), latents=noise(3), progress=False)
+
+    clip = make()
+    again = 2 * 3 if options.get("gamma_go") else 0  # of the three steps with four moves, image and video each
+    assert len(calls) == clip.plan.evaluations + again
+    monkeypatch.setattr(Denoiser, "_asked", property(lambda self: None, lambda self, x: None), raising=False)
+    torch.testing.assert_close(make().latents, clip.latents, rtol=1e-5, atol=1e-3)  # of a size of 60
+    assert len(calls) == len(clip.plan.moves) > clip.plan.evaluations

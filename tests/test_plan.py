@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivmixed import Move, Options, Plan, Schedule, make_plan, ramp, released_plan, sample_iv_mixed, spread
+from ivmixed import Move, OptionError, Options, Plan, Schedule, make_plan, ramp, released_plan, sample_iv_mixed, spread
+from ivmixed.options import FORMS
 
 from .test_options import any_options
 
@@ -78,10 +79,10 @@ def test_the_extra_loop_begins_and_ends_at_the_level_of_its_step(options, sigmas
 @given(any_options(), any_sigmas(), tables)
 def test_go_moves_denoise_and_back_moves_invert(options, sigmas, schedules):
     for move in make_plan(options, sigmas, *schedules).moves:
-        assert move.model in ("image", "video")
+        assert move.model in (("image", "video", "noise") if move.kind == "back" else ("image", "video"))
         if move.kind == "back":
             assert move.sigma_to > move.sigma_from
-            assert math.copysign(1, move.guidance) == -1
+            assert move.guidance is None if move.model == "noise" else math.copysign(1, move.guidance) == -1
         else:
             assert move.sigma_to < move.sigma_from
             assert move.guidance is None if move.kind == "ordinary" else math.copysign(1, move.guidance) == 1
@@ -100,8 +101,12 @@ def test_counts_agree_with_the_denoisers_called(options, sigmas, schedules):
     calls = {"video": 0, "image": 0}
 
     def counting(model):
+        latest = None
+
         def denoiser(x, sigma, **more):
-            calls[model] += 1
+            nonlocal latest
+            calls[model] += x is not latest  # about a latent once more: another guidance, no evaluation
+            latest = x
             return torch.zeros_like(x)
         return denoiser
 
@@ -118,6 +123,21 @@ def test_counts_agree_with_the_denoisers_called(options, sigmas, schedules):
 
 
 @given(any_options(), any_sigmas(), tables)
+def test_only_what_was_predicted_is_reused(options, sigmas, schedules):
+    known = set()
+    for move in make_plan(options, sigmas, *schedules).moves:
+        assert not move.reuse or (move.model in known and move.kind != "ordinary")
+        known.add(move.model)
+
+
+@given(any_options(), any_sigmas(), tables)
+def test_reuse_changes_nothing_else_of_a_plan(options, sigmas, schedules):
+    exact = dataclasses.replace(options, back_moves="evaluate", fresh_percent=100)
+    moves = [dataclasses.replace(move, reuse=False) for move in make_plan(options, sigmas, *schedules).moves]
+    assert tuple(moves) == make_plan(exact, sigmas, *schedules).moves
+
+
+@given(any_options(), any_sigmas(), tables)
 def test_round_trip_through_json(options, sigmas, schedules):
     plan = make_plan(options, sigmas, *schedules)
     assert Plan.from_dict(json.loads(plan.to_json())) == plan
@@ -126,6 +146,7 @@ def test_round_trip_through_json(options, sigmas, schedules):
 
 @pytest.mark.parametrize("changed", [
     {"solver": "dpmpp_2m_sde"}, {"image_size": (64, 48)}, {"image_resize": "area"}, {"form": "other"}, {"steps": 7},
+    {"moves": (dataclasses.replace(make_plan(Options(), LEVELS).moves[2], reuse=True),)},
 ])
 def test_json_carries_every_field(changed):
     plan = make_plan(Options(), LEVELS)
@@ -249,12 +270,24 @@ def test_two_intervals_that_meet_make_the_whole(steps, middle):
     ("IV-IV", ["image", "video", "image", "video"]),
     ("VV-VV", ["video"] * 4),
     ("II-II", ["image"] * 4),
+    ("RR-IV", ["image", "video", "noise", "noise"]),
+    ("IR-VI", ["video", "image", "image", "noise"]),
+    ("RV-VV", ["video", "video", "noise", "video"]),
 ])
 def test_forms(form, models):
     plan = make_plan(Options(form=form), LEVELS)
     assert plan.form == form
     for i in range(3):
         assert [move.model for move in step_of(plan, i)] == [*models, "video"]
+    assert plan.evaluations == sum(move.model != "noise" for move in plan.moves)
+
+
+def test_every_form_that_means_something_is_there():
+    """Two letters that add noise, two that remove it: R cannot."""
+    assert len(set(FORMS)) == len(FORMS) == 3 * 3 * 2 * 2
+    assert FORMS[:3] == ("IV-IV", "VV-VV", "II-II")
+    with pytest.raises(OptionError, match="noise R cannot remove noise"):
+        Options(form="IV-RV")
 
 
 def test_a_gamma_goes_to_its_own_model_and_direction():
@@ -284,6 +317,46 @@ def test_gammas_of_an_interval_are_those_of_the_whole_run(sigmas):
     part = make_plan(dataclasses.replace(options, interval=(30, 70)), sigmas)
     for i in active_steps(part):
         assert step_of(part, i) == step_of(whole, i)
+
+
+# --- fewer evaluations
+
+def pattern(plan, i):
+    """The moves of a step: a letter for an evaluation (small: image), a dot for a reused prediction."""
+    letters = {"image": "i", "video": "V"}
+    return "".join("." if move.reuse else letters[move.model] for move in step_of(plan, i))
+
+
+@pytest.mark.parametrize("form, step, last", [("IV-IV", "iV..V", "iVV"), ("VV-VV", "VV..V", "V.V"),
+                                              ("II-II", "ii..V", "i.V")])
+def test_back_moves_that_reuse(form, step, last):
+    """In the last active step b is the smallest level, so of four moves two are left: a to b, and back."""
+    plan = make_plan(Options(form=form, back_moves="reuse"), LEVELS)
+    assert [pattern(plan, i) for i in range(5)] == [step] * 3 + [last, "V"]
+    assert plan.evaluations == sum(3 if i < 3 else len(last.replace(".", "")) if i == 3 else 1 for i in range(5))
+
+
+def test_steps_that_are_not_fresh():
+    """The first asks what was not asked yet: the image model here, as the video model made the plain step before."""
+    plan = make_plan(Options(fresh_percent=50), [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    assert [pattern(plan, i) for i in range(4)] == ["iV..V", "iViVV", "....V", "iViVV"]
+    late = make_plan(Options(fresh_percent=0, interval=(40, 100)), LEVELS)
+    assert [pattern(late, i) for i in range(5)] == ["V", "V", "i...V", "..V", "V"]
+    both = make_plan(Options(fresh_percent=50, back_moves="reuse"), LEVELS)
+    assert [pattern(both, i) for i in range(5)] == ["iV..V", "iV..V", "....V", "iVV", "V"]
+
+
+@given(any_options(), any_sigmas())
+def test_active_percent_keeps_its_share_of_the_interval(options, sigmas):
+    whole = active_steps(make_plan(dataclasses.replace(options, active_percent=100), sigmas))
+    kept = spread(options.active_percent, len(whole))
+    assert active_steps(make_plan(options, sigmas)) == [i for i, chosen in zip(whole, kept) if chosen]
+
+
+def test_active_percent_leaves_the_moves_of_its_steps_alone():
+    whole, half = (make_plan(Options(gamma_go=(6, 2), active_percent=percent), LEVELS) for percent in (100, 50))
+    assert active_steps(half) == [1, 3]
+    assert all(step_of(half, i) == step_of(whole, i) for i in (1, 3))
 
 
 # --- z percent

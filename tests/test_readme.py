@@ -21,7 +21,9 @@ def test_the_table_of_options_is_the_declaration():
             continue
         value = json.loads(default.strip("`"))
         assert (tuple(value) if isinstance(value, list) else value) == option.default
-        if option.kind == "choice":
+        if option.spelled:
+            assert allowed == option.spelled
+        elif option.kind == "choice":
             assert re.findall(r'`"([^"]+)"`', allowed) == list(option.choices)
         else:
             assert f"{option.minimum:g} to {option.maximum:g}" in allowed

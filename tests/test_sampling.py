@@ -117,6 +117,81 @@ def test_an_active_step_is_its_five_lines():
     assert (result - textbook_euler(video, start, torch.tensor([a, b, c]), {"cond_scale": CFG})).abs().max() > 1
 
 
+def test_a_step_that_reuses_is_its_five_lines():
+    """The back moves take both models' predictions of the go moves: of the latent and the level of these."""
+    video, image = video_and_image()
+    a, b, c = 6.0, 3.0, 1.0
+    x = start = noisy(torch.float64, sigma=a)
+    first = x
+    x = x + (b - a) * image.eps(first, a, 1)
+    second = x
+    x = x + (c - b) * video.eps(second, b, 2)
+    x = x + (b - c) * image.eps(first, a, -3)
+    x = x + (a - b) * video.eps(second, b, -5)
+    x = x + (b - a) * video.eps(x, a, CFG)
+    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5, back_moves="reuse",
+                      interval=(0, 1))
+    plan = make_plan(options, [a, b, c])
+    assert plan.evaluations == 4
+    moves = tuple(move for move in plan.moves if move.step == 0)
+    torch.testing.assert_close(run(dataclasses.replace(plan, moves=moves), start), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"back_moves": "reuse"}, {"fresh_percent": 50}, {"fresh_percent": 0}])
+def test_a_reused_prediction_is_the_very_latent_of_the_latest_evaluation(options):
+    """So a denoiser can answer from memory."""
+    video, image = video_and_image()
+    plan = make_plan(Options(**options), LEVELS)
+    run(plan, noisy(torch.float16), video, image)
+    latest, told = {}, {"video": iter(range(99)), "image": iter(range(99))}
+    for move in plan.moves:
+        model, k = {"video": video, "image": image}[move.model], next(told[move.model])
+        if move.reuse:
+            assert model.seen[k] is latest[move.model][0] and model.levels[k] == latest[move.model][1]
+        else:
+            assert all(model.seen[k] is not x for x in model.seen[:k])
+            latest[move.model] = model.seen[k], model.levels[k]
+        assert model.scales[k] == (CFG if move.guidance is None else move.guidance)
+
+
+def test_a_step_with_fresh_noise_is_its_five_lines():
+    video, image = video_and_image()
+    a, b, c = 6.0, 3.0, 1.0
+    x = start = noisy(torch.float64, sigma=a)
+    x = x + (b - a) * image.eps(x, a, 4)
+    x = x + (c - b) * video.eps(x, b, 4)
+    x = x + (b * b - c * c) ** 0.5 * 0.3
+    x = x + (a * a - b * b) ** 0.5 * -0.7
+    x = x + (b - a) * video.eps(x, a, CFG)
+    plan = make_plan(Options(form="RR-IV"), [a, b, c])
+    moves = tuple(move for move in plan.moves if move.step == 0)
+    drawn, asked = iter([0.3, -0.7]), []
+
+    def noise(*levels):
+        asked.append(levels)
+        return torch.full(SHAPE, next(drawn), dtype=torch.float64)
+
+    result = run(dataclasses.replace(plan, moves=moves), start, noise_sampler=noise)
+    torch.testing.assert_close(result, x, rtol=1e-12, atol=1e-12)
+    assert asked == [(c, b), (b, a)]
+
+
+@given(st.floats(0.05, 5), st.floats(0.05, 5))
+def test_fresh_noise_has_the_variance_of_its_move(low, more):
+    """A latent of pure noise at a level is one of pure noise at the next."""
+    move = Move("noise", "back", low, low, low + more, None, 0)
+    x = low * torch.randn(1, 1, 200, 200, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    result = run(Plan("RR-IV", 1, (move,)), x, noise_sampler=lambda *levels: torch.randn(x.shape, generator=generator))
+    assert result.std() / (low + more) == pytest.approx(1, abs=0.02)
+
+
+def test_progress_counts_evaluations_alone(capsys):
+    plan = make_plan(Options(back_moves="reuse"), LEVELS)
+    run(plan, noisy(), disable=False)
+    assert plan.evaluations == 13 and "13/13" in capsys.readouterr().err
+
+
 def test_a_level_unlike_the_latents_is_met_by_the_variance_preserving_latent():
     """Labels (clamped, or of an equal timestep) and gaps between moves rescale x by sqrt(1 + sigma^2)."""
     video, image = video_and_image()

@@ -189,7 +189,7 @@ def test_wrong_shapes_are_refused(page, arguments):
 
 
 @pytest.mark.parametrize("name, value, field", [
-    ("gamma_go_start", 30.5, "gamma_go"), ("z_percent", None, "z_percent"), ("form", "RR-IV", "form"),
+    ("gamma_go_start", 30.5, "gamma_go"), ("z_percent", None, "z_percent"), ("form", "IV-RR", "form"),
     ("interval_start", 100.5, "interval"), ("rho", float("nan"), "rho"),
     ("gamma_video_back_end", -0.1, "gamma_video_back"),
 ])

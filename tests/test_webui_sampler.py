@@ -198,6 +198,83 @@ def test_the_hosts_settings_for_noise_tables_hold_for_both_models(host, setting,
             assert_image_evaluation(host, move, evaluation, 4, 4)
 
 
+@pytest.mark.parametrize("options", [
+    {"back_moves": "reuse"}, {"fresh_percent": 50}, {"form": "II-II", "back_moves": "reuse"},
+])
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+@pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
+def test_a_reused_prediction_is_that_of_the_latest_evaluation(host, options, batch_cond_uncond, frames, context):
+    """No network is called for it, and the latents that follow are those of its rows at the new guidance."""
+    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+    host.shared.opts.s_min_uncond_all = True
+    fields = {"frames": frames, "context": context, "steps": 5, "cfg_scale": 5.5, "s_min_uncond": 4.0}
+    p = host.clip(options={"gamma_go": 2, "gamma_back": 3, **options}, **fields)
+    result = host.run(p)
+    plan = plan_of(host, p, Options(gamma_go=2, gamma_back=3, **options))
+    assert len(host.evaluations) == len(plan.moves) > plan.evaluations
+    assert p.extra_generation_params[NAME] == f"{plan.evaluations} evaluations"
+    assert "NGMS" not in p.extra_generation_params
+    latent, latest = p.noise(frames) * plan.moves[0].sigma_from, {}
+    for move, evaluation in zip(plan.moves, host.evaluations):
+        if move.reuse:
+            before, sigma = latest[move.model]
+            assert evaluation.calls == []
+            assert torch.equal(evaluation.out, before.out) and torch.equal(evaluation.x, before.x)
+        else:
+            assert len(evaluation.calls) > 0
+            latest[move.model] = evaluation, move.sigma
+            sigma = move.sigma
+            seen = latent * ((1 + sigma**2) / (1 + move.sigma_from**2)) ** 0.5
+            torch.testing.assert_close(evaluation.x, torch.cat([seen, seen]), rtol=1e-4, atol=1e-4)
+        cond, uncond = evaluation.out[:frames], evaluation.out[frames:]
+        scale = {"go": 2, "back": -3, "ordinary": 5.5}[move.kind]
+        eps = (evaluation.x[:frames] - (uncond + (cond - uncond) * scale)) / sigma
+        latent = latent + eps * (move.sigma_to - move.sigma_from)
+    torch.testing.assert_close(result, latent, rtol=1e-4, atol=1e-4)
+    assert not p.sampler.model_wrap._forward_hooks
+
+
+@pytest.mark.parametrize("fields", [{}, {"frames": 3}])
+def test_fresh_noise_is_that_of_each_rows_seed(host, fields):
+    """The host's own generators: the same clip again, and the same noise for a row whatever the batch."""
+    options = {"form": "RR-IV", "gamma_go": 2}
+    p = host.clip(options=options, cfg_scale=5.5, **{**SMALL, **fields})
+    result = host.run(p)
+    frames = p.batch_size
+    plan = plan_of(host, p, Options(**options))
+    evaluations, rng = iter(host.evaluations), p.generators(5)
+    latent = rng.next()[:frames] * plan.moves[0].sigma_from
+    for move in plan.moves:
+        if move.model == "noise":
+            latent = latent + rng.next()[:frames] * (move.sigma_to**2 - move.sigma_from**2) ** 0.5
+            continue
+        evaluation = next(evaluations)
+        seen = latent * ((1 + move.sigma**2) / (1 + move.sigma_from**2)) ** 0.5
+        torch.testing.assert_close(evaluation.x, torch.cat([seen, seen]), rtol=1e-4, atol=1e-4)
+        cond, uncond = evaluation.out[:frames], evaluation.out[frames:]
+        eps = (evaluation.x[:frames] - (uncond + (cond - uncond) * (2 if move.kind == "go" else 5.5))) / move.sigma
+        latent = latent + eps * (move.sigma_to - move.sigma_from)
+    assert next(evaluations, None) is None
+    torch.testing.assert_close(result, latent, rtol=1e-4, atol=1e-4)
+    assert torch.equal(host.run(host.clip(options=options, cfg_scale=5.5, **{**SMALL, **fields})), result)
+
+
+def test_what_an_extension_writes_into_a_prediction_is_not_reused(host):
+    """A callback gets the network's own rows, each time."""
+    def double(params):
+        params.x.mul_(2)
+
+    host.script_callbacks.on_cfg_denoised(double)
+    p = host.clip(options={"back_moves": "reuse"}, frames=4, context=4, steps=3)
+    host.run(p)
+    plan = plan_of(host, p, Options(back_moves="reuse"))
+    latest = {}
+    for move, evaluation in zip(plan.moves, host.evaluations):
+        if move.reuse:
+            assert torch.equal(evaluation.out, latest[move.model])
+        latest[move.model] = evaluation.out
+
+
 # --- AnimateDiff's own work
 
 @pytest.mark.parametrize("options", [

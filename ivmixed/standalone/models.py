@@ -57,6 +57,7 @@ class Denoiser:
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (1, tokens, width), the encoded
     prompts. ``chunk``: at most so many frames at once (image models only).
 
+    Asked again about the very tensor of its latest call, it answers from memory: guidance costs no network.
     ``level`` is the noise level of the next call as a plain number, so that the device need not be asked for it.
     """
 
@@ -65,23 +66,36 @@ class Denoiser:
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.uncond, self.cond = uncond, cond
         self.level = schedule.sigma_max
+        self._asked: Tensor | None = None
+        self._answers: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor, sigma: Tensor, cond_scale: float) -> Tensor:
         """``x``: (frames, channels, height, width), float32. ``sigma``: unused, see ``level``. Returns the denoised x.
 
         Guidance 1 and 0 need one of the two network passes and get one.
         """
-        scaled = (x / math.sqrt(1 + self.level**2)).to(self.unet.dtype)
-        contexts = [self.uncond] * (cond_scale != 1) + [self.cond] * (cond_scale != 0)
-        if isinstance(self.unet, UNet2DConditionModel):
-            parts = [self._image(part, contexts) for part in torch.split(scaled, self.chunk or len(x))]
-            outputs = [torch.cat(whole).float() for whole in zip(*parts)]
-        else:
-            outputs = [out.float() for out in self._video(scaled, contexts)]
+        if x is not self._asked:
+            self._asked, self._answers = x, {}
+        wanted = ["uncond"] * (cond_scale != 1) + ["cond"] * (cond_scale != 0)
+        self._answer(x, [name for name in wanted if name not in self._answers])
+        outputs = [self._answers[name] for name in wanted]
         output = outputs[0] if len(outputs) == 1 else torch.lerp(outputs[0], outputs[1], cond_scale)
         if self.prediction == "v_prediction":
             return x / (1 + self.level**2) - output * (self.level / math.sqrt(1 + self.level**2))
         return x - output * self.level
+
+    def _answer(self, x: Tensor, names: list[str]) -> None:
+        """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it says."""
+        if not names:
+            return
+        scaled = (x / math.sqrt(1 + self.level**2)).to(self.unet.dtype)
+        contexts = [getattr(self, name) for name in names]
+        if isinstance(self.unet, UNet2DConditionModel):
+            parts = [self._image(part, contexts) for part in torch.split(scaled, self.chunk or len(x))]
+            outputs = [torch.cat(whole) for whole in zip(*parts)]
+        else:
+            outputs = self._video(scaled, contexts)
+        self._answers.update(zip(names, [out.float() for out in outputs]))
 
     def _image(self, frames: Tensor, contexts: list[Tensor]) -> tuple[Tensor, ...]:
         context = torch.cat(contexts).repeat_interleave(len(frames), 0)

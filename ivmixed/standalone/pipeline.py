@@ -154,7 +154,8 @@ class IVMixedPipeline:
             image.schedule = self.video_table
 
         def on_move(move: Move) -> None:
-            video.level = image.level = move.sigma
+            if move.evaluates:
+                (image if move.model == "image" else video).level = move.sigma
 
         def on_step_end(move: Move, x: Tensor) -> Tensor:
             if callback_on_step_end is None:

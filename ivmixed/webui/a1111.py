@@ -88,7 +88,8 @@ class IVMixedSampler(KDiffusionSampler):
 
         run = _Run(self, plan, motion, image, callback)
         return sample_iv_mixed(
-            run.evaluate, x, sigmas, extra_args, run.callback, disable, plan=plan, on_move=run.on_move)
+            run.evaluate, x, sigmas, extra_args, run.callback, disable, plan=plan, on_move=run.on_move,
+            noise_sampler=lambda *levels: self.p.rng.next())  # a generator for each row: batches and devices agree
 
 
 class _Run:
@@ -105,7 +106,10 @@ class _Run:
         self.sampler, self.plan, self.motion, self.image = sampler, plan, motion, image
         self.host_callback = host_callback
         self.move = plan.moves[0]
+        self.reuses = any(move.reuse for move in plan.moves)
         self.done = 0
+        self.answers: dict[str, list[Tensor]] = {}
+        """What the network gave in each model's latest evaluation, where the plan will need it again."""
         self.host_store_latent = sd_samplers_common.store_latent
         self._announce()
 
@@ -122,18 +126,24 @@ class _Run:
         with ExitStack() as stack:
             for target, name, value in self._changes():
                 stack.enter_context(replaced(target, name, value))
-            if move.model == "image":
+            if move.model == "image" and not move.reuse:
                 stack.enter_context(self.motion.left_out(*controlnet.networks(self.sampler.p.scripts)))
+            if self.reuses and not move.reuse:
+                answers = self.answers[move.model] = []
+                hook = denoiser.inner_model.register_forward_hook(lambda *call: answers.append(call[-1].clone()))
+                stack.callback(hook.remove)
             denoised = denoiser(x, sigma, **args)
         if move.kind == "back" or (move.kind == "go" and move.step > 0):
             # an interrupt leaves the last ordinary prediction; before the first, that of a go move, not the noise
             self.sampler.last_latent = last_latent
-        self._count()
+        if not move.reuse:
+            self._count()
         return denoised
 
     def _needs_uncond(self) -> bool:
-        """Guidance needs uncond, and so do AnimateDiff's windows where cond and uncond travel in one batch."""
-        return self.motion is not None and (self.move.kind != "ordinary" or shared.opts.batch_cond_uncond)
+        """Guidance needs uncond, now or later, and so do AnimateDiff's windows where it is in one batch with cond."""
+        return self.motion is not None and (
+            self.reuses or self.move.kind != "ordinary" or shared.opts.batch_cond_uncond)
 
     def _changes(self) -> Iterator[tuple[Any, str, Any]]:
         """What is other in the host during this evaluation: (object, attribute, value)."""
@@ -151,7 +161,9 @@ class _Run:
         if self._needs_uncond():
             options["skip_early_cond"] = 0
         yield sd_samplers_cfg_denoiser, "shared", Overlay(shared, opts=Overlay(shared.opts, **options))
-        if move.model == "image":
+        if move.reuse:
+            yield self.sampler.model_wrap_cfg, "model_wrap", _Answers(self.answers[move.model])
+        elif move.model == "image":
             yield self.sampler.model_wrap_cfg, "model_wrap", self.image
 
     def callback(self, data: dict[str, Any]) -> None:
@@ -184,17 +196,35 @@ class _Run:
                 self.host_store_latent(latent)
 
 
+class _Answers(torch.nn.Module):
+    """In the place of a denoiser: gives what the network gave before, call by call."""
+
+    def __init__(self, answers: list[Tensor]):
+        super().__init__()
+        self.answers = iter(answers)
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
+        return next(self.answers).clone()  # what follows may write into it
+
+
 def _image_denoiser(video: torch.nn.Module, motion: Motion, scripts: Any) -> torch.nn.Module:
     """The host's denoiser (k-diffusion's ``CompVisDenoiser`` kind) on the checkpoint's own noise table.
 
     Frames are independent to it, so it takes them in plain chunks of the size of AnimateDiff's windows: no overlap, and
-    no more memory. Called by ``__call__`` itself: AnimateDiff puts its windows into ``forward`` of whichever denoiser
-    the first evaluation uses, and may do so here without effect.
+    no more memory.
     """
     base = type(video)
 
     class ImageDenoiser(base):
-        def __call__(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
+        @property
+        def forward(self) -> Callable[..., Tensor]:
+            return self._in_chunks
+
+        @forward.setter
+        def forward(self, windows: Any) -> None:
+            """AnimateDiff puts its windows into whichever denoiser the first evaluation uses; here without effect."""
+
+        def _in_chunks(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
             total = x.shape[0]
             size = motion.context * (2 if shared.opts.batch_cond_uncond else 1)
             if total <= size:

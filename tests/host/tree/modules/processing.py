@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from modules import sd_models, sd_samplers, shared
+from modules import rng, sd_models, sd_samplers, shared
 
 
 @dataclass
@@ -35,13 +35,19 @@ class StableDiffusionProcessing:
     """The schedule of prompts of every row, or a function of the number of rows that makes it."""
     negative_prompt: Any = None
     sampler: Any = None
+    rng: Any = None
 
     def noise(self, rows):
-        return torch.randn(rows, 4, 4, 4, generator=torch.Generator().manual_seed(self.seed))
+        """The noise that a clip of these rows begins with."""
+        return self.generators(rows).next()
+
+    def generators(self, rows):
+        return rng.ImageRNG((4, 4, 4), [self.seed + row for row in range(rows)])
 
     def sample(self):
         cond, uncond = self.prompt(self.batch_size), self.negative_prompt(self.batch_size)
-        x = self.noise(self.batch_size)
+        self.rng = self.generators(self.batch_size)
+        x = self.rng.next()
         image_cond = x.new_zeros(len(x), 5, 1, 1)
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         if self.init_latent is not None:
@@ -52,8 +58,9 @@ class StableDiffusionProcessing:
         self.is_hr_pass = True
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, self.sd_model)
         shared.state.nextjob()
+        self.rng = self.generators(self.batch_size)
         samples = self.sampler.sample_img2img(
-            self, samples, self.noise(self.batch_size), cond, uncond, steps=self.hr_second_pass_steps or self.steps,
+            self, samples, self.rng.next(), cond, uncond, steps=self.hr_second_pass_steps or self.steps,
             image_conditioning=image_cond)
         self.is_hr_pass = False
         return samples

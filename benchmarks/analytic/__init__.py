@@ -1,0 +1,1 @@
+"""The yardstick of small worlds whose truth is known in closed form."""

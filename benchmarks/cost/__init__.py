@@ -1,0 +1,1 @@
+"""The yardstick of time and memory: full-size networks with random weights."""

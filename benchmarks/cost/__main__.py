@@ -1,0 +1,163 @@
+"""``python -m benchmarks.cost``: seconds and memory of the settings, as multiples of plain AnimateDiff's."""
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from ivmixed.standalone.settings import Settings
+from ivmixed.standalone.txt2vid import choose_device
+
+from ..report import Row, save, spread
+from ..settings import SETTINGS, Setting, chosen, sample
+from .networks import TABLES, Networks, make, noise
+
+
+class Bench:
+    """The networks, and one clip's shape."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, frames: int, size: tuple[int, int], small: bool):
+        self.device, self.networks = device, Networks(make(device, dtype, small), device)
+        self.frames, self.size = frames, size
+        self.noise = noise(frames, *size, device)
+
+    def run(self, setting: Setting, steps: int) -> tuple[dict[str, int], dict[str, float]]:
+        """Evaluations and measures of one clip: ``seconds``, and on CUDA ``peak``, the most memory in GB."""
+        self._settle()
+        begun = time.perf_counter()
+        networks = self.networks
+        _, count = sample(setting, (networks.video, networks.image), TABLES, self.noise, steps, {"cond_scale": 7.5}, 0,
+                          networks.on_move)
+        self._wait()
+        measures = {"seconds": time.perf_counter() - begun}
+        if self.device.type == "cuda":
+            measures["peak"] = torch.cuda.max_memory_allocated() / 2**30
+        return count, measures
+
+    @torch.no_grad()
+    def evaluation(self, model: str, frames: int, size: tuple[int, int], repeats: int) -> list[float]:
+        """Seconds of single evaluations of a model."""
+        denoiser = getattr(self.networks, model)
+        denoiser.level = 1.0
+        taken = []
+        for _ in range(repeats + 1):
+            x = noise(frames, *size, self.device)  # another tensor each time, or it would answer from memory
+            self._settle()
+            begun = time.perf_counter()
+            denoiser(x, None, 7.5)
+            self._wait()
+            taken.append(time.perf_counter() - begun)
+        return taken[1:]
+
+    def _settle(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def compare(bench: Bench, settings: tuple[Setting, ...], steps: int, repeats: int) -> list[Row]:
+    """Every setting in turn, ``repeats`` times, so that a slow minute of the machine falls on all alike."""
+    bench.run(settings[0], 2)
+    rows = []
+    for repeat in range(repeats):
+        for setting in settings:
+            count, measures = bench.run(setting, steps)
+            rows.append(Row(f"{steps} steps", setting.name, repeat, count, measures))
+    return rows
+
+
+def ratios(rows: list[Row]) -> str:
+    """A Markdown table: of each setting the evaluations and, as multiples of plain's in the same round, its cost."""
+    plain = {row.seed: row.measures for row in rows if row.setting == "plain"}
+    evaluations = sum(next(row for row in rows if row.setting == "plain").evaluations.values())
+    keys = list(rows[0].measures)
+    lines = ["| | Evaluations | of them video, image | times plain's evaluations | "
+             + " | ".join(f"times plain's {key}" for key in keys) + " |", "|---" * (4 + len(keys)) + "|"]
+    for name in dict.fromkeys(row.setting for row in rows):
+        own = [row for row in rows if row.setting == name]
+        count = own[0].evaluations
+        cells = [spread([row.measures[key] / plain[row.seed][key] for row in own]) for key in keys]
+        total = sum(count.values())
+        lines.append(f"| {name} | {total} | {count['video']}, {count['image']} | {total / evaluations:.2f} | "
+                     + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def growth(bench: Bench, repeats: int) -> str:
+    """A Markdown table: an evaluation of each model as the clip grows in frames and in size."""
+    width, height = bench.size
+    shapes = [(frames, bench.size) for frames in sorted({max(2, bench.frames // 2), bench.frames, 2 * bench.frames})
+              if frames <= 32]
+    shapes += [(bench.frames, (part * width // 4 // 8 * 8, part * height // 4 // 8 * 8)) for part in (2, 3)]
+    lines = ["| Frames | Size | video, s | image, s | image / video |", "|---|---|---|---|---|"]
+    for frames, size in shapes:
+        video, image = (bench.evaluation(model, frames, size, repeats) for model in ("video", "image"))
+        ratio = statistics.median(image) / statistics.median(video)
+        lines.append(f"| {frames} | {size[0]}x{size[1]} | {spread(video)} | {spread(image)} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def profile(bench: Bench) -> str:
+    """Where the time of an active step goes, by operator."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if bench.device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as found:
+        bench.run(chosen(["IV-IV"])[0], 3)
+    order = "self_cuda_time_total" if bench.device.type == "cuda" else "self_cpu_time_total"
+    return str(found.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=50))
+
+
+DEFAULT = ("plain", "IV-IV", "VV-VV", "z 66.7 %", "last 50 %", "last 30 %", "last 20 %", "reuse", "reuse, last 30 %",
+           "fresh 50 %, reuse, last 30 %", "average of both models")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__.split(": ")[1])
+    parser.add_argument("--setting", action="append", metavar="NAME", default=[],
+                        help=f"beside plain; may be repeated: {'; '.join(s.name for s in SETTINGS)}".replace("%", "%%"))
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="default: 16, on a CPU 8")
+    parser.add_argument("--size", metavar="WxH", help="pixels (default: 512x512, on a CPU 64x64)")
+    parser.add_argument("--steps", type=int, nargs="+", help="default: 25 50, on a CPU 10")
+    parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--small", action="store_true", help="networks of a few channels, to try the command")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every row as JSON")
+    args = parser.parse_args(argv)
+    device = choose_device(args.device)
+    fast = device.type != "cpu"
+    frames = args.frames or (16 if fast else 8)
+    size = Settings(prompt="", size=args.size or ("512x512" if fast else "64x64")).size
+    bench = Bench(device, torch.float16 if fast else torch.float32, frames, size, args.small)
+    name = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    print(f"{name}, torch {torch.__version__}; {frames} frames, {size[0]}x{size[1]}")
+    settings = chosen(["plain", *(args.setting or DEFAULT[1:])])
+    rows = []
+    for steps in args.steps or ([25, 50] if fast else [10]):
+        own = compare(bench, settings, steps, args.repeats)
+        print(f"\n{steps} steps, plain {spread([r.measures['seconds'] for r in own if r.setting == 'plain'])} s\n\n"
+              f"{ratios(own)}", flush=True)
+        rows += own
+    print(f"\n{growth(bench, args.repeats)}")
+    if args.profile:
+        print(f"\n{profile(bench)}")
+    if args.out:
+        save(args.out, rows)
+
+
+if __name__ == "__main__":
+    main()

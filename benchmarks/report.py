@@ -1,0 +1,61 @@
+"""Rows of measures, as JSON, as tables and as plots."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a setting with one seed."""
+
+    world: str
+    setting: str
+    seed: int
+    evaluations: Mapping[str, int]
+    """By model; empty for true clips."""
+    measures: Mapping[str, float]
+
+
+def save(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows as JSON, a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows))
+
+
+def load(path: Path) -> list[Row]:
+    """The inverse of `save`."""
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each setting, in order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.setting, []).append(row)
+    return groups
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table: mean and standard deviation over the seeds, evaluations also as a multiple of plain's."""
+    groups = by_setting(rows)
+    plain = sum(groups["plain"][0].evaluations.values()) if "plain" in groups else 0
+    names = list(rows[0].measures)
+    lines = ["| | Evaluations | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for setting, own in groups.items():
+        count = sum(own[0].evaluations.values())
+        price = "" if not count else f"{count} ({count / plain:.2f})" if plain else str(count)
+        cells = [spread([row.measures[name] for row in own]) for name in names]
+        lines.append(f"| {setting} | {price} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{statistics.fmean(values):.3g} ± {statistics.stdev(values):.1g}"

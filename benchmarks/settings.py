@@ -1,0 +1,142 @@
+"""What the yardsticks compare: settings of the sampler, and what a user would pick instead."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed
+
+Denoiser = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to make a clip."""
+
+    name: str
+    group: str
+    """"plain"; "forms": which models; "where": in which steps; "reuse": fewer evaluations; "instead": other methods."""
+    options: Options = field(default_factory=lambda: Options(interval=(0, 0)))
+    cfg: float = 1.0
+    """CFG scale of the ordinary step, in units of the yardstick's own."""
+    steps: float = 1.0
+    """Outer steps, likewise."""
+    method: str = ""
+    """"freeinit" or "average", see `sample`; else the moves of a plan."""
+
+
+def _settings() -> Iterator[Setting]:
+    def late(start: float, **options: Any) -> Options:
+        return Options(interval=(start, 100), **options)
+
+    yield Setting("plain", "plain")
+    for form in ("IV-IV", "VI-IV", "IV-VI", "VV-VV", "II-II", "RR-IV", "RR-VV", "RR-II", "RV-IV", "IR-IV"):
+        yield Setting(form, "forms", Options(form=form))
+    yield Setting("z 66.7 %", "forms", Options(z_percent=66.7))
+    yield Setting("first 40 %", "where", Options(interval=(0, 40)))
+    yield Setting("every 2nd step", "where", Options(active_percent=50))
+    for share in (50, 40, 30, 20, 15, 10):
+        yield Setting(f"last {share} %", "where", late(100 - share))
+    yield Setting("last 40 %, every 2nd step", "where", late(60, active_percent=50))
+    yield Setting("reuse", "reuse", Options(back_moves="reuse"))
+    for share in (50, 30, 20, 10):
+        yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, back_moves="reuse"))
+    for share in (50, 30):
+        yield Setting(f"fresh 50 %, last {share} %", "reuse", late(100 - share, fresh_percent=50))
+        yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse",
+                      late(100 - share, fresh_percent=50, back_moves="reuse"))
+    yield Setting("1.5 times the steps", "instead", steps=1.5)
+    yield Setting("5 times the steps", "instead", steps=5)
+    yield Setting("1.5 times the CFG scale", "instead", cfg=1.5)
+    yield Setting("3 times the CFG scale", "instead", cfg=3)
+    yield Setting("FreeInit, 3 iterations", "instead", method="freeinit")
+    yield Setting("average of both models", "instead", method="average")
+
+
+SETTINGS = tuple(_settings())
+
+
+def chosen(names: Sequence[str]) -> tuple[Setting, ...]:
+    """The settings of these names; all where none is named. Raises SystemExit for an unknown name."""
+    known = {setting.name: setting for setting in SETTINGS}
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"{name!r} is no setting; there are: {'; '.join(known)}")
+    return tuple(known[name] for name in names) or SETTINGS
+
+
+def sample(
+    setting: Setting,
+    models: tuple[Denoiser, Denoiser],
+    tables: tuple[Schedule, Schedule],
+    noise: Tensor,
+    steps: int,
+    extra_args: dict[str, Any],
+    seed: int,
+    on_move: Callable[[Move], None] | None = None,
+) -> tuple[Tensor, dict[str, int]]:
+    """A clip (frames, channels, height, width), or several (frames, clips, ...), and the evaluations of one, by model.
+
+    ``models``, ``tables``: the denoisers and the noise tables of the video and the image model; the outer steps are
+    those of the WebUI's schedule "Automatic". ``noise``: what to begin with, of variance 1; ``seed``: of the noise that
+    is added on the way. ``extra_args``: of the denoisers, with the yardstick's ``cond_scale``.
+    """
+    video, image = models
+    plan, sigmas = plan_of(setting, tables, steps)
+    extra_args = {**extra_args, "cond_scale": extra_args["cond_scale"] * setting.cfg}
+    generator = torch.Generator().manual_seed(seed)
+
+    def fresh(*levels: float) -> Tensor:
+        return torch.randn(noise.shape, generator=generator).to(noise.device)
+
+    def run(start: Tensor) -> Tensor:
+        return sample_iv_mixed(
+            average_of(video, image) if setting.method == "average" else video, start * math.sqrt(1 + sigmas[0]**2),
+            sigmas, extra_args, disable=True, image_model=image, plan=plan, on_move=on_move, noise_sampler=fresh)
+
+    x = run(noise)
+    if setting.method == "freeinit":
+        for _ in range(2):
+            x = run(freeinit(x, noise, fresh(), float(sigmas[0])))
+    return x, evaluations(setting, plan)
+
+
+def plan_of(setting: Setting, tables: tuple[Schedule, Schedule], steps: int) -> tuple[Plan, Tensor]:
+    """The moves of a setting, and the outer levels: evenly spaced timesteps from the last of the table to its first."""
+    count, last = round(steps * setting.steps), len(tables[0]) - 1
+    levels = [tables[0].timestep_to_sigma(last * (1 - k / max(count - 1, 1))) for k in range(count)]
+    return make_plan(setting.options, [*levels, 0.0], *tables), torch.tensor([*levels, 0.0])
+
+
+def evaluations(setting: Setting, plan: Plan) -> dict[str, int]:
+    """How often each model is asked."""
+    count = {model: plan.count(model) for model in ("video", "image")}
+    if setting.method == "average":
+        count["image"] = count["video"]
+    times = 3 if setting.method == "freeinit" else 1
+    return {model: times * number for model, number in count.items()}
+
+
+def average_of(video: Denoiser, image: Denoiser) -> Denoiser:
+    """One denoiser that says what the two say on average."""
+    return lambda x, sigma, **args: (video(x, sigma, **args) + image(x, sigma, **args)) / 2
+
+
+def freeinit(x: Tensor, noise: Tensor, fresh: Tensor, sigma: float) -> Tensor:
+    """Noise of variance 1 to begin again with: low frequencies of the finished clip, noised as before, the rest fresh.
+
+    The filter is Butterworth's of order 4 that ends at a quarter of the highest frequency, in space and time. Source:
+    FreeInit, Wu et al., ECCV 2024, arXiv 2312.07537, section 4 and its released defaults.
+    """
+    noised = (x + sigma * noise) / math.sqrt(1 + sigma**2)
+    axes = [axis for axis in (0, x.ndim - 2, x.ndim - 1) if x.shape[axis] > 1]
+    distance = sum((2 * torch.fft.fftfreq(x.shape[axis])).square().view([-1 if k == axis else 1 for k in range(x.ndim)])
+                   for axis in axes)
+    keep = 1 / (1 + (distance / 0.25**2) ** 4)
+    low, high = torch.fft.fftn(noised, dim=axes), torch.fft.fftn(fresh, dim=axes)
+    return torch.fft.ifftn(low * keep + high * (1 - keep), dim=axes).real

@@ -1,0 +1,267 @@
+"""The yardsticks: what they measure against known answers, and a short run of each command."""
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.analytic.__main__ import main as analytic
+from benchmarks.analytic.measures import energy_distance, measure
+from benchmarks.analytic.world import WORLDS, Model, Numbers, World
+from benchmarks.box import __main__ as box_main
+from benchmarks.box.features import FEATURES, features_of, train
+from benchmarks.box.models import Box
+from benchmarks.cost.__main__ import main as cost
+from benchmarks.report import Row, load, save, spread, table
+from benchmarks.settings import SETTINGS, average_of, chosen, freeinit, plan_of, sample
+from ivmixed import Options, Schedule
+from ivmixed.standalone.box import CFG, FRAMES
+from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS
+from ivmixed.standalone.networks import frechet_distance
+
+SMALL = Numbers("small", frames=4, size=8, classes=2, templates=3)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(SMALL)
+
+
+def true_clips(world, count, seed=0):
+    """(count, frames, size) of each class in turn, and their classes."""
+    labels = torch.arange(world.numbers.classes).repeat_interleave(count // world.numbers.classes)
+    clips = world.clips.sample(labels, torch.Generator().manual_seed(seed))
+    return clips.view(-1, world.numbers.frames, world.numbers.size), labels
+
+
+# --- the analytic world
+
+def test_the_covariance_is_that_of_its_formula(world):
+    n = world.numbers
+    clips, labels = true_clips(world, 40_000)
+    rest = clips[labels == 0].flatten(1)[:, None] - world.means[0].flatten(1)
+    rest = rest[torch.arange(len(rest)), rest.square().sum(2).argmin(1)]  # less its own template
+    apart = (torch.arange(n.frames)[:, None] - torch.arange(n.frames)).abs()
+    expected = n.texture**2 * torch.kron(n.memory ** apart.float(), torch.eye(n.size))
+    torch.testing.assert_close(rest.T @ rest / len(rest), expected, atol=0.006, rtol=0)
+
+
+def test_a_template_moves_at_its_speed_and_classes_move_apart(world):
+    """A shift by whole samples is a roll."""
+    whole = World(Numbers("whole", frames=3, size=8, speed=1.0)).means
+    for label in range(4):
+        for k in (1, 2):
+            rolled = whole[label, :, 0].roll(k if label % 2 == 0 else -k, -1)
+            torch.testing.assert_close(whole[label, :, k], rolled, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 9.0])
+@pytest.mark.parametrize("model", ["video", "image"])
+def test_denoised_is_the_score_of_the_density(world, model, sigma):
+    """Tweedie: E[x0 | x] = x + sigma^2 grad log p(x), by automatic differentiation of the log-likelihood."""
+    mixture = getattr(world, model).mixture
+    labels = torch.arange(2).repeat(20)
+    x = mixture.sample(labels, torch.Generator().manual_seed(1))
+    x = (x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    likelihood = mixture.log_likelihood(x, sigma)
+    uncond, cond = mixture.denoised(x.detach(), sigma, labels)
+    for density, denoised in ((likelihood.flatten(1).logsumexp(1), uncond),
+                              (likelihood[torch.arange(40), labels].logsumexp(1), cond)):
+        score, = torch.autograd.grad(density.sum(), x, retain_graph=True)
+        torch.testing.assert_close(denoised, x.detach() + sigma**2 * score, atol=2e-3, rtol=2e-3)
+
+
+def test_a_likelihood_is_that_of_torchs_distributions(world):
+    n, clips = world.numbers, true_clips(world, 6)[0].flatten(1)
+    apart = (torch.arange(n.frames)[:, None] - torch.arange(n.frames)).abs()
+    covariance = torch.kron(n.texture**2 * n.memory ** apart.double(), torch.eye(n.size).double())
+    covariance += 0.3**2 * torch.eye(len(covariance))
+    normal = torch.distributions.MultivariateNormal(world.means.flatten(2).double(), covariance)
+    expected = normal.log_prob(clips.double()[:, None, None]) - math.log(n.templates)
+    torch.testing.assert_close(world.clips.log_likelihood(clips, 0.3).double(), expected, atol=2e-3, rtol=1e-4)
+
+
+def test_the_true_model_samples_the_truth(world):
+    """With the scores of the true clips, no guidance and many steps, plain sampling is as near as true clips are."""
+    n = world.numbers
+    labels = torch.arange(2).repeat_interleave(300)
+    exact = Model(world.clips, Schedule.linear(), n.frames)
+    noise = torch.randn(n.frames, 600, 1, n.size, generator=torch.Generator().manual_seed(3))
+    x, count = sample(chosen(["plain"])[0], (exact, exact), (exact.schedule, exact.schedule), noise, 100,
+                      {"labels": labels, "cond_scale": 1.0}, 0)
+    assert count == {"video": 100, "image": 0}
+    truth, true_labels = true_clips(world, 2400)
+    found = measure(world, x[:, :, 0].transpose(0, 1), labels, truth, true_labels)
+    assert abs(found["joint"]) < 0.1 and abs(found["frame"]) < 0.05
+    assert abs(found["surprise"]) < 0.6
+    assert found["motion"] == pytest.approx(1, abs=0.03) and found["obeyed"] == 1
+
+
+def test_measures_know_what_is_wrong(world):
+    truth, true_labels = true_clips(world, 2400)
+    clips, labels = true_clips(world, 600, seed=1)
+
+    def found(changed):
+        return measure(world, changed, labels, truth, true_labels)
+
+    real = found(clips)
+    assert all(abs(real[name]) < 0.1 for name in ("joint", "frame")) and real["motion"] == pytest.approx(1, abs=0.02)
+    moment = torch.randint(clips.shape[1], (len(clips),), generator=torch.Generator().manual_seed(0))
+    frozen = found(clips[torch.arange(len(clips)), moment][:, None].expand_as(clips))
+    assert frozen["motion"] == pytest.approx(0, abs=1e-5) and frozen["joint"] > 0.2 > frozen["frame"]
+    spectrum = torch.fft.rfft(clips)
+    spectrum[..., 3:] = 0
+    blurred = found(torch.fft.irfft(spectrum, 8))
+    assert blurred["frame"] > 0.05 and blurred["surprise"] > 1 and blurred["motion"] == pytest.approx(1, abs=0.05)
+    other = found(clips.flip(0))  # the classes' clips changed places
+    assert other["obeyed"] == 0 and other["joint"] > 1 and other["motion"] == pytest.approx(-1, abs=0.05)
+
+
+def test_energy_distance_of_shifted_normals():
+    """Against the closed form in one dimension: for unit normals d apart, E|x - y| is that of a folded normal."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(4000, 1, generator=generator) + shift for shift in (0.0, 1.5))
+    folded = 2 / math.sqrt(math.pi) * math.exp(-1.5**2 / 4) + 1.5 * math.erf(1.5 / 2)
+    assert energy_distance(x, y) == pytest.approx(2 * folded - 2 * 2 / math.sqrt(math.pi), abs=0.05)
+
+
+# --- what is compared
+
+TABLES = Schedule.linear(), Schedule.scaled_linear()
+
+
+def test_settings_are_what_their_names_say():
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+    assert SETTINGS[0].name == "plain" and plan_of(SETTINGS[0], TABLES, 25)[0].evaluations == 25
+    for setting in SETTINGS:
+        if setting.group == "forms" and "-" in setting.name:
+            assert setting.options == Options(form=setting.name)
+    with pytest.raises(SystemExit, match="there are: plain; IV-IV"):
+        chosen(["best"])
+
+
+def test_the_outer_levels_are_those_of_the_automatic_schedule():
+    _, sigmas = plan_of(SETTINGS[0], TABLES, 4)
+    expected = [TABLES[0].timestep_to_sigma(t) for t in (999, 666, 333, 0)] + [0.0]
+    torch.testing.assert_close(sigmas, torch.tensor(expected))
+
+
+def test_the_average_is_that_of_both():
+    both = average_of(lambda x, sigma, cond_scale: 3 * x, lambda x, sigma, cond_scale: x + cond_scale)
+    assert torch.equal(both(torch.ones(2), None, cond_scale=4), torch.tensor([4.0, 4.0]))
+
+
+def test_freeinit_keeps_low_frequencies_and_renews_high_ones():
+    generator = torch.Generator().manual_seed(0)
+    x, noise, fresh = (torch.randn(16, 2, 16, 16, generator=generator) for _ in range(3))
+    mixed = freeinit(x, noise, fresh, sigma=0.1)
+    noised = (x + 0.1 * noise) / math.sqrt(1.01)
+    found, low, high = (torch.fft.fftn(part, dim=(0, 2, 3)) for part in (mixed, noised, fresh))
+    torch.testing.assert_close(found[0, :, 0, 0], low[0, :, 0, 0])
+    torch.testing.assert_close(found[:, :, 8], high[:, :, 8], atol=1e-2, rtol=1e-2)
+    quarter = found[2, :, 0, 0] - (low[2, :, 0, 0] + high[2, :, 0, 0]) / 2  # 2 / 8 of the highest: half and half
+    assert quarter.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name, video, image", [
+    ("plain", 8, 0), ("average of both models", 8, 8), ("FreeInit, 3 iterations", 24, 0),
+    ("1.5 times the steps", 12, 0),
+])
+def test_evaluations_are_those_that_happen(world, name, video, image):
+    asked = {"video": 0, "image": 0}
+
+    def counting(model):
+        def denoiser(x, sigma, **args):
+            asked[model] += 1
+            return getattr(world, model)(x, sigma, **args)
+        return denoiser
+
+    noise = torch.randn(4, 2, 1, 8, generator=torch.Generator().manual_seed(0))
+    _, count = sample(chosen([name])[0], (counting("video"), counting("image")), TABLES, noise, 8,
+                      {"labels": torch.arange(2), "cond_scale": 3.0}, 0)
+    assert count == asked == {"video": video, "image": image}
+
+
+# --- tables
+
+def test_rows_come_back_from_their_file_and_make_a_table(tmp_path):
+    rows = [Row("w", name, seed, {"video": count, "image": 0}, {"joint": value + seed})
+            for name, count, value in (("plain", 10, 1.0), ("IV-IV", 44, 3.0)) for seed in (0, 1)]
+    save(tmp_path / "rows.json", rows)
+    assert load(tmp_path / "rows.json") == rows
+    assert table(rows).splitlines()[2:] == ["| plain | 10 (1.00) | 1.5 ± 0.7 |", "| IV-IV | 44 (4.40) | 3.5 ± 0.7 |"]
+    assert spread([2.0]) == "2"
+
+
+# --- the model in the box
+
+def test_a_batch_makes_the_clips_that_the_pipeline_makes():
+    model, prompts = Box(), ["a red circle moves right", "a blue square bounces"]
+    noise = model.noise(2, 5)
+    setting = chosen(["reuse, last 50 %"])[0]
+    x, count = sample(setting, model.denoisers(prompts), model.tables, noise, 4, {"cond_scale": CFG}, 0)
+    made = model.decode(x)
+    for k, prompt in enumerate(prompts):
+        clip = model.pipe(prompt, frames=FRAMES, steps=4, cfg_scale=CFG, options=setting.options, latents=noise[:, k],
+                          progress=False)
+        assert clip.plan.evaluations == sum(count.values())
+        assert np.abs(made[k].astype(int) - clip.frames).max() <= 1
+        assert np.abs(made[k].astype(int) - clip.frames).mean() < 0.02
+
+
+def test_captions_are_spread_over_the_motions():
+    found = box_main.captions(216, 1)
+    assert set(found) <= set(CAPTIONS) and len(set(found)) == len(CAPTIONS)
+    for motion in MOTIONS:
+        assert sum(caption.endswith(motion) for caption in found) == 216 / len(MOTIONS)
+
+
+def test_the_distance_of_features_grows_with_flaws():
+    network, right = train(steps=40, pool=40)
+    assert 0 <= right <= 1
+    clips = box_main.drawn(box_main.captions(12, 2), 1)
+    known = features_of(network, clips)
+    assert known.shape == (12, FEATURES)
+    noise = np.random.default_rng(0).normal(size=(12, *clips[0].shape))
+    found = [frechet_distance(features_of(network, [np.clip(clip + level * part, 0, 255).astype(np.uint8)
+                                                    for clip, part in zip(clips, noise)]), known)
+             for level in (0, 10, 40)]
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert found[0] < found[1] < found[2]
+
+
+# --- the commands
+
+def test_the_analytic_command(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    analytic(["--world", WORLDS[-1].name, "--setting", "plain", "--setting", "IV-IV", "--seeds", "2", "--clips", "40",
+              "--out", str(out)])
+    assert "| IV-IV | 44 (4.40) |" in capsys.readouterr().out
+    rows = load(out)
+    assert [row.setting for row in rows] == ["true clips"] * 2 + ["plain"] * 2 + ["IV-IV"] * 2
+    assert all(math.isfinite(value) for row in rows for value in row.measures.values())
+
+
+def test_the_box_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(box_main, "trained", lambda path: train(steps=2, pool=12)[0])
+    out = tmp_path / "rows.json"
+    box_main.main(["--setting", "plain", "--setting", "last 40 %", "--clips", "4", "--groups", "2", "--steps", "3",
+                   "--out", str(out)])
+    assert "| plain | 3 (1.00) |" in capsys.readouterr().out
+    rows = load(out)
+    assert {row.setting for row in rows} == {"drawn clips", "plain", "last 40 %"}
+    assert all(row.measures["obeyed"] == 1 for row in rows if row.setting == "drawn clips")
+
+
+def test_the_cost_command(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    cost(["--small", "--device", "cpu", "--frames", "2", "--size", "64x64", "--steps", "4", "--repeats", "1",
+          "--setting", "IV-IV", "--setting", "reuse", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "| IV-IV | 14 | 9, 5 | 3.50 |" in said and "| 2 | 64x64 |" in said
+    assert "| reuse | 10 | 7, 3 | 2.50 |" in said
+    seconds = {json.dumps(row.setting): row.measures["seconds"] for row in load(out)}
+    assert all(value > 0 for value in seconds.values())

@@ -1,1 +1,1 @@
-"""Yardsticks for the sampler: what a setting does to clips, and what it costs. See docs/benchmarks.md."""
+"""Yardsticks for the sampler: what a setting does to clips (`analytic`, `box`), and what it costs (`cost`)."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 import json
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.analytic.__main__ import main as analytic
 from benchmarks.analytic.measures import energy_distance, measure
@@ -15,6 +17,7 @@ from benchmarks.box import __main__ as box_main
 from benchmarks.box.features import FEATURES, features_of, train
 from benchmarks.box.models import Box
 from benchmarks.cost.__main__ import main as cost
+from benchmarks.plots import draw, front, panel
 from benchmarks.report import Row, load, save, spread, table
 from benchmarks.settings import SETTINGS, average_of, chosen, freeinit, plan_of, sample
 from ivmixed import Options, Schedule
@@ -194,6 +197,28 @@ def test_rows_come_back_from_their_file_and_make_a_table(tmp_path):
     assert load(tmp_path / "rows.json") == rows
     assert table(rows).splitlines()[2:] == ["| plain | 10 (1.00) | 1.5 ± 0.7 |", "| IV-IV | 44 (4.40) | 3.5 ± 0.7 |"]
     assert spread([2.0]) == "2"
+
+
+def test_the_front_is_what_no_other_setting_beats():
+    points = [("plain", 1.0, 9.0), ("good", 1.5, 4.0), ("dear", 3.0, 5.0), ("same price", 1.5, 6.0), ("best", 5.0, 2.0)]
+    assert front(points, better=-1) == ["plain", "good", "best"]
+    assert front([(name, price, -value) for name, price, value in points], better=1) == ["plain", "good", "best"]
+
+
+def test_a_plot_shows_every_setting(tmp_path):
+    rows = [Row(world, name, seed, {"video": count}, {"joint": value + 0.1 * seed, "motion": 1.0})
+            for world in ("a", "b") for seed in (0, 1)
+            for name, count, value in (
+                ("plain", 10, 3.0), ("IV-IV", 44, 1.0), ("last 20 %", 15, 1.2), ("true", 0, 0.0))]
+    figure, axes = plt.subplots()
+    panel(axes, rows[:8], "joint")
+    prices = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o")
+    assert prices == [1.0, 1.5, 4.4]
+    assert {text.get_text() for text in axes.texts} == {"plain", "last 20 %", "IV-IV"}
+    plt.close(figure)
+    draw(rows, ["joint", "motion"], tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.size[0] > 800 and picture.size[1] > 600
 
 
 # --- the model in the box

@@ -3,6 +3,7 @@ import errno
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ivmixed.standalone.media import (
     read_settings,
     side_by_side,
     write_clip,
+    write_picture,
 )
 
 LOSSLESS = (".webp", ".png")
@@ -412,6 +414,24 @@ def test_contact_sheet_shows_frames_from_first_to_last():
             shown = sheet[top:top + 128, column * 136:column * 136 + 128]
             assert np.array_equal(shown, clip[k].repeat(2, axis=0).repeat(2, axis=1))
     assert (sheet[:tops(long)[0]] > 128).any()  # a label is above
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "sheet.png"
+    picture = Image.new("RGB", (20, 10), "red")
+    write_picture(path, picture)
+    with Image.open(path) as found:
+        assert found.size == (20, 10) and found.getpixel((3, 3)) == (255, 0, 0)
+    before = path.read_bytes()
+
+    def full(self, file, *args, **more):
+        Path(file).write_bytes(before[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(MediaError, match=r"sheet\.png could not be written: No space left on device"):
+        write_picture(path, picture)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
 
 
 def test_contact_sheet_refuses():

@@ -49,7 +49,7 @@ def demo(folder: Path, device: str = "auto", as_json: bool = False) -> dict[str,
     media.write_clip(gif, np.concatenate(rows, axis=1), 8, settings)
     labels = [f"{prompt} - {name}" for prompt in PROMPTS for name in clips]
     frames = [clip.frames for pair in zip(*clips.values()) for clip in pair]
-    media.contact_sheet(frames, labels).save(sheet)
+    media.write_picture(sheet, media.contact_sheet(frames, labels))
     print(json.dumps(table) if as_json else _text(table) + f"\n{gif}\n{sheet}")
     return table
 

@@ -118,6 +118,16 @@ def write_clip(
     return [path.parent / file.name for file in files]
 
 
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a picture whole or not at all. Raises MediaError."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".ivmixed-", dir=path.parent) as folder:
+            picture.save(Path(folder, path.name))
+            os.replace(Path(folder, path.name), path)
+    except OSError as error:
+        raise MediaError(f"{path} could not be written: {error.strerror or error}") from error
+
+
 def _checked(frames: Frames | Tensor | Sequence[Frames]) -> Iterator[Frames]:
     if not len(frames):
         raise ValueError("a clip needs at least one frame")

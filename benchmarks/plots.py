@@ -1,0 +1,104 @@
+"""``python -m benchmarks.plots ROWS.json``: quality against price, a panel for each measure."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .report import Row, by_setting, load
+from .settings import SETTINGS
+
+BETTER = {"joint": -1, "frame": -1, "surprise": -1, "motion": 0, "obeyed": 1, "sharpness": 0, "distance": -1,
+          "frechet": -1, "flicker": 0, "warping": 0}
+"""Which way is better: -1 less, 1 more, 0 nearer to true clips."""
+
+COLOURS = {"plain": "black", "forms": "tab:purple", "where": "tab:blue", "reuse": "tab:green", "instead": "tab:orange"}
+
+
+def front(points: Sequence[tuple[str, float, float]], better: int) -> list[str]:
+    """The settings that no other beats in price and value: ``points`` are (setting, price, value)."""
+    best: list[str] = []
+    reached = float("inf")
+    for name, _, value in sorted(points, key=lambda point: (point[1], -better * point[2])):
+        if -better * value < reached:
+            reached = -better * value
+            best.append(name)
+    return best
+
+
+def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
+    """One measure of one world against the evaluations, as a multiple of plain's."""
+    groups = {setting.name: setting.group for setting in SETTINGS}
+    settings = by_setting(rows)
+    true = [row.measures[measure] for row in rows if row.setting not in groups]
+    plain = sum(settings["plain"][0].evaluations.values())
+    points = []
+    for name, own in settings.items():
+        if name not in groups:
+            continue
+        values = [row.measures[measure] for row in own]
+        price = sum(own[0].evaluations.values()) / plain
+        axes.errorbar(price, fmean(values), stdev(values) if len(values) > 1 else 0, fmt="o", markersize=4,
+                      color=COLOURS[groups[name]], elinewidth=1)
+        points.append((name, price, fmean(values)))
+    target = fmean(true) if true else 0.0
+    way = BETTER[measure]
+    scored = points if way else [(name, price, abs(value - target)) for name, price, value in points]
+    chosen = front(scored, way or -1)
+    line = [point for point in sorted(points, key=lambda point: point[1]) if point[0] in chosen]
+    axes.plot([price for _, price, _ in line], [value for *_, value in line], color="grey", linewidth=0.8, zorder=0)
+    named = line + [point for point in points if point[0] in ("plain", "IV-IV") and point not in line]
+    for k, (name, price, value) in enumerate(named):
+        axes.annotate(name, (price, value), fontsize=6, xytext=(4, (6, -9)[k % 2]), textcoords="offset points")
+    if true:
+        axes.axhline(target, color="tab:red", linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    ticks = [1, 1.5, 2, 3, 5]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title({-1: f"{measure} (less is better)", 1: f"{measure} (more is better)",
+                    0: f"{measure} (true clips: dotted)"}[way], fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def draw(rows: Sequence[Row], measures: Sequence[str], path: Path) -> None:
+    """A row of panels for each world, written to ``path``."""
+    worlds = list(dict.fromkeys(row.world for row in rows))
+    figure, grid = plt.subplots(len(worlds), len(measures), squeeze=False, layout="constrained",
+                                figsize=(4.2 * len(measures), 3.2 * len(worlds)))
+    for line, world in zip(grid, worlds):
+        own = [row for row in rows if row.world == world]
+        for axes, measure in zip(line, measures):
+            panel(axes, own, measure)
+        line[0].set_ylabel(world, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("evaluations, times plain's", fontsize=8)
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour, label=group)
+               for group, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__.split(": ")[1])
+    parser.add_argument("rows", type=Path, help="what --out of a yardstick wrote")
+    parser.add_argument("--measure", action="append", help="default: all that the rows have; may be repeated")
+    parser.add_argument("--world", action="append", help="default: all; may be repeated")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png, .svg or .pdf")
+    args = parser.parse_args(argv)
+    rows = [row for row in load(args.rows) if not args.world or row.world in args.world]
+    draw(rows, args.measure or [name for name in rows[0].measures if name in BETTER], args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ivmixed.standalone import box, media, metrics
 from ivmixed.standalone.box.checker import read
-from ivmixed.standalone.box.scenes import CAPTIONS, random_scene, render
+from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS, random_scene, render
 from ivmixed.standalone.networks import frechet_distance
 
 from ..report import Row, save, table
@@ -28,8 +28,7 @@ def captions(count: int, seed: int) -> list[str]:
     """Captions in turns of the motions, otherwise at random; the same for every setting."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(CAPTIONS), generator=generator).tolist()
-    motions = sorted({caption.split(" ", 3)[3] for caption in CAPTIONS})
-    pools = [[CAPTIONS[k] for k in order if CAPTIONS[k].endswith(motion)] for motion in motions]
+    pools = [[CAPTIONS[k] for k in order if CAPTIONS[k].endswith(motion)] for motion in MOTIONS]
     return [pools[k % len(pools)][k // len(pools) % len(pools[0])] for k in range(count)]
 
 

@@ -57,7 +57,7 @@ class Denoiser:
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (1, tokens, width), the encoded
     prompts. ``chunk``: at most so many frames at once (image models only).
 
-    Asked again about the very tensor of its latest call, it answers from memory: guidance costs no network.
+    Asked again about the very tensor and level of its latest call, it answers from memory: guidance costs no network.
     ``level`` is the noise level of the next call as a plain number, so that the device need not be asked for it.
     """
 
@@ -66,7 +66,7 @@ class Denoiser:
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.uncond, self.cond = uncond, cond
         self.level = schedule.sigma_max
-        self._asked: Tensor | None = None
+        self._asked: tuple[Tensor, float] | None = None
         self._answers: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor, sigma: Tensor, cond_scale: float) -> Tensor:
@@ -74,8 +74,8 @@ class Denoiser:
 
         Guidance 1 and 0 need one of the two network passes and get one.
         """
-        if x is not self._asked:
-            self._asked, self._answers = x, {}
+        if self._asked is None or self._asked[0] is not x or self._asked[1] != self.level:
+            self._asked, self._answers = (x, self.level), {}
         wanted = ["uncond"] * (cond_scale != 1) + ["cond"] * (cond_scale != 0)
         self._answer(x, [name for name in wanted if name not in self._answers])
         outputs = [self._answers[name] for name in wanted]

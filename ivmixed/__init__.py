@@ -1,7 +1,8 @@
 """IV-Mixed Sampler (ICLR 2025, arXiv 2410.04171): an image and a video diffusion model take turns on one clip.
 
-The core (`options`, `presets`, `plan`, `sampling`, `schedule`) needs torch and knows no host; `ivmixed.webui` is the
-extension for the Stable Diffusion WebUI, `ivmixed.standalone` the command line and Python API over diffusers.
+The core (`options`, `presets`, `plan`, `sampling`, `schedule`) needs torch and knows no host; nor does
+`ivmixed.motion`, AnimateDiff's motion modules; `ivmixed.webui` is the extension for the Stable Diffusion WebUI,
+`ivmixed.standalone` the command line and Python API over diffusers.
 """
 from .options import OPTIONS, Option, OptionError, Options, ramp
 from .plan import Move, Plan, make_plan, released_plan, spread

@@ -10,6 +10,9 @@ c = sigma[i+2] is, for the form IV-IV:
     back      video   b -> a   - gamma_back
     ordinary  video   a -> b   the CFG scale      ... and take the ordinary step
 
+The loop may also go up first, to the levels of the steps before, and come down again (``loop_order``), which is how the
+paper's figure reads.
+
 `make_plan` builds it from options, `released_plan` is what the authors' three released loops do.
 """
 from __future__ import annotations
@@ -28,17 +31,19 @@ SAME_LEVEL = 1e-6
 """Noise levels closer than this (relative) are one: float32 schedules meet a table's ends only up to rounding."""
 
 
-IMAGE_RESIZES = ("nearest", "bilinear", "area")
-"""Ways to resize the latent around image evaluations. The released ModelScope loop takes the first."""
+SOLVERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
+"""How the ordinary step may be taken: Euler (DDIM), DPM-Solver++(2M), the latter's stochastic kin, and that of
+distilled models (LCM, AnimateLCM)."""
 
 
 @dataclass(frozen=True)
 class Move:
     """One Euler step of the latent with one evaluation of a model, or with the latest one once more.
 
-    ``sigma`` is the noise level at which the model is asked. Where it is not ``sigma_from`` (the level of the latent),
-    the model gets the variance-preserving latent unchanged, ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise
-    the latent is carried over where ``sigma_from`` is not the level that the move before left it at.
+    ``sigma`` is the noise level at which the model is asked. Of an ordinary move it is ``sigma_from``, the level of the
+    latent; elsewhere it may be another, and the model gets the variance-preserving latent unchanged,
+    ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise the latent is carried over where ``sigma_from`` is not
+    the level that the move before left it at.
     """
 
     model: str
@@ -52,13 +57,14 @@ class Move:
     """Signed guidance scale; None: the CFG scale the user gave the sampler, or no model to guide."""
     step: int
     """The outer step it belongs to, from 0."""
-    reuse: bool = False
-    """No evaluation: what ``model`` predicted when it was last asked serves again, at this move's guidance."""
+    reuse: str = ""
+    """What of ``model``'s latest evaluation serves again: "prediction", at this move's guidance, so that no evaluation
+    is needed; "features", the deep ones of its UNet, so that only its outer layers are evaluated; "": nothing."""
 
     @property
     def evaluates(self) -> bool:
         """Whether a network is called for it."""
-        return self.model != "noise" and not self.reuse
+        return self.model != "noise" and self.reuse != "prediction"
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,14 @@ class Plan:
     steps: int
     moves: tuple[Move, ...]
     solver: str = "euler"
-    """The ordinary step: "euler" (DDIM) or "dpmpp_2m_sde"."""
+    """The ordinary step: one of `SOLVERS`."""
     image_size: tuple[int, int] | None = None
     """(height, width) of the latent in image evaluations, in latent pixels; None: the clip's own size."""
     image_resize: str = "nearest"
-    """How the latent is brought to that size and back: one of `IMAGE_RESIZES`, modes of torch's ``interpolate``."""
+    """How the latent is brought to that size and back: one of `ivmixed.options.IMAGE_RESIZES`."""
+    rescale: float = 0.0
+    """How far the extra loop's moves are rescaled, 0 to 1: each asks about its latent at guidance 1 once more, which a
+    denoiser can answer from memory (a move whose ``reuse`` is "prediction")."""
 
     @property
     def evaluations(self) -> int:
@@ -84,6 +93,10 @@ class Plan:
         """Evaluations of ``model`` ("image" or "video")."""
         return sum(move.model == model and move.evaluates for move in self.moves)
 
+    def reuses(self, what: str) -> bool:
+        """Whether any move reuses ``what``: "prediction" or "features"."""
+        return (what == "prediction" and self.rescale > 0) or any(move.reuse == what for move in self.moves)
+
     @property
     def active_steps(self) -> int:
         """Outer steps that run the extra loop."""
@@ -91,8 +104,10 @@ class Plan:
 
     def describe(self) -> str:
         """The plan in a line: "IV-IV, 24 of 25 steps active, 119 evaluations (72 video, 47 image)"."""
+        outer = sum(move.reuse == "features" for move in self.moves)
         return (f"{self.form}, {self.active_steps} of {self.steps} steps active, {self.evaluations} evaluations "
-                f"({self.count('video')} video, {self.count('image')} image)")
+                f"({self.count('video')} video, {self.count('image')} image"
+                + (f"; {outer} of outer layers only)" if outer else ")"))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -110,6 +125,14 @@ class Plan:
                       "image_size": None if size is None else (size[0], size[1])})
 
 
+def image_latent(options: Options, vae_scale: int) -> tuple[int, int] | None:
+    """(height, width) in latent pixels at which the image model looks, with ``vae_scale`` pixels a latent pixel."""
+    if options.image_size is None:
+        return None
+    width, height = (max(round(side / vae_scale), 1) for side in options.image_size)
+    return height, width
+
+
 def spread(percent: float, count: int) -> tuple[bool, ...]:
     """``count`` flags of which ``percent`` (0 to 100) are True, evenly spread.
 
@@ -120,9 +143,27 @@ def spread(percent: float, count: int) -> tuple[bool, ...]:
     return tuple((k + 1) * chosen // count > k * chosen // count for k in range(count))
 
 
-def _share(steps: list[int], percent: float) -> list[int]:
-    """``percent`` of some steps, evenly spread."""
+def _share(steps: list[int], percent: float, pattern: str = "even") -> list[int]:
+    """``percent`` of some steps: evenly spread, the first or the last of them."""
+    chosen = round(len(steps) * percent / 100)
+    if pattern != "even":
+        return steps[:chosen] if pattern == "first" else steps[len(steps) - chosen:]
     return [step for step, chosen in zip(steps, spread(percent, len(steps))) if chosen]
+
+
+def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[str, int, float, float]]:
+    """The moves of the extra loop of step i: kind, which of the two models of that kind, from, to."""
+    a = levels[i]
+    if order == "noise-first":  # up to the levels of the two steps before
+        near, far = levels[i - 1], levels[max(i - 2, 0)]
+        return [("back", 0, a, near), ("back", 1, near, far), ("go", 0, far, near), ("go", 1, near, a)]
+    near, far = levels[i + 1], levels[i + 2] or sigma_min
+    if far > near * (1 - SAME_LEVEL):
+        far = near
+    go = [("go", 0, a, near), ("go", 1, near, far)]
+    if order == "animatediff":  # the first model has the lower of the two moves, and is asked first all the same
+        go = [("go", 0, near, far), ("go", 1, a, near)]
+    return [*go, ("back", 0, far, near), ("back", 1, near, a)]
 
 
 def make_plan(
@@ -131,21 +172,26 @@ def make_plan(
     video_schedule: Schedule | None = None,
     image_schedule: Schedule | None = None,
     *,
-    image_size: tuple[int, int] | None = None,
-    image_resize: str = "nearest",
+    solver: str = "euler",
+    vae_scale: int = 8,
 ) -> Plan:
     """The plan of a run with ``options`` over the outer noise levels ``sigmas``.
 
     ``sigmas``: N + 1 levels, descending, as a k-diffusion sampler gets them (a tensor on the CPU or any sequence); the
     last may be 0. ``video_schedule``, ``image_schedule``: the noise tables of the models; without them nothing is
-    clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest. ``image_size``: (height,
-    width) in latent pixels at which the image model looks, ``image_resize``: how the latent gets there and back.
+    clamped, and the smallest level above 0 of ``sigmas`` stands for the model's smallest. ``solver``: how the ordinary
+    step is taken, one of `SOLVERS`. ``vae_scale``: pixels a latent pixel, on a side.
 
     No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and the last step,
-    which has no c, is inactive. A move of no length would leave the latent as it is, so it is left out. A model whose
-    prediction is to serve again (``back_moves``, ``fresh_percent``) is asked where there is none: none in this step, or
-    in steps that are not fresh, none at all. Raises ValueError where the sigmas do not descend.
+    which has no c, is inactive; with the loop order "noise-first" that is the first step, which has no level above it.
+    A move of no length would leave the latent as it is, so it is left out. In the order "animatediff" the latent is
+    carried over (see `Move`) to each level at which a move begins, as in the released loop. A model whose
+    prediction or features are to serve again (``back_moves``, ``fresh_percent``) is asked where there are none: none in
+    this step, or in steps that are not fresh, none at all. Raises ValueError where the sigmas do not descend, and for
+    an unknown solver.
     """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver = {solver!r} is not one of {', '.join(SOLVERS)}")
     levels = [float(sigma) for sigma in sigmas]
     steps = len(levels) - 1
     if steps < 1 or not all(math.inf > a > b >= 0 for a, b in zip(levels, levels[1:])):
@@ -154,8 +200,9 @@ def make_plan(
     sigma_min = video_schedule.sigma_min if video_schedule else positive[-1]
 
     start, end = options.interval
-    active = _share([i for i in range(steps - 1) if start <= 100 * i / steps < end], options.active_percent)
-    only_video = _share(active, options.z_percent)
+    may = range(1, steps) if options.loop_order == "noise-first" else range(steps - 1)
+    active = _share([i for i in may if start <= 100 * i / steps < end], options.active_percent)
+    only_video = _share(active, options.z_percent, options.z_pattern)
     fresh = _share(active, options.fresh_percent)
 
     back_form, go_form = options.form.split("-")
@@ -179,28 +226,25 @@ def make_plan(
         if i in fresh:
             asked.clear()
         if i in active:
-            c = levels[i + 2] or sigma_min
-            if c > b * (1 - SAME_LEVEL):
-                c = b
-            go, back = ("VV", "VV") if i in only_video else (go_form, back_form)
-            for kind, letter, at, to in (("go", go[0], a, b), ("go", go[1], b, c),
-                                         ("back", back[0], c, b), ("back", back[1], b, a)):
+            forms = {"go": "VV", "back": "VV"} if i in only_video else {"go": go_form, "back": back_form}
+            for kind, which, at, to in _loop(options.loop_order, levels, i, sigma_min):
                 if at == to:
                     continue
-                model = models[letter]
+                model = models[forms[kind][which]]
                 if model == "noise":
                     moves.append(Move(model, kind, at, at, to, None, i))
                     continue
                 if model == "image" and at * (1 - SAME_LEVEL) > skip_above:
                     model = "video"
-                gamma = ramp(*options.gammas(model, kind), i / max(steps - 1, 1), options.rho)
-                may = i not in fresh or (kind == "back" and options.back_moves == "reuse")
+                gamma = options.gamma(model, kind, i / max(steps - 1, 1))
+                again = i not in fresh or (kind == "back" and options.back_moves == "reuse")
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i,
-                                  reuse=may and model in asked))
+                                  reuse=options.reused if again and model in asked else ""))
                 asked.add(model)
         moves.append(Move("video", "ordinary", a, a, b, None, i))
         asked.add("video")
-    return Plan(options.form, steps, tuple(moves), image_size=image_size, image_resize=image_resize)
+    return Plan(options.form, steps, tuple(moves), solver, image_latent(options, vae_scale), options.image_resize,
+                options.guidance_rescale)
 
 
 RELEASED = ("animatediff", "modelscope", "videocrafter")
@@ -228,9 +272,9 @@ def released_plan(
 
     ``loop``: "animatediff", "modelscope" or "videocrafter". ``schedule``: the one table both models share there.
     ``interval``: first and last active outer step, both included. ``zz``: the image model serves in the steps where
-    ``i % zz < zz - 1`` (AnimateDiff, VideoCrafter). ``solver``: "euler" or "dpmpp_2m_sde"; VideoCrafter's own is the
-    second. ``image_size``: (height, width) in latent pixels of ModelScope's image evaluations, ``image_resize``: see
-    `make_plan`.
+    ``i % zz < zz - 1`` (AnimateDiff, VideoCrafter). ``solver``: one of `SOLVERS`; VideoCrafter's own is
+    "dpmpp_2m_sde". ``image_size``: (height, width) in latent pixels of ModelScope's image evaluations,
+    ``image_resize``: one of `ivmixed.options.IMAGE_RESIZES`.
 
     The quirks, all of them data of the moves: every move is ``1000 // N`` timesteps long while the outer step goes to
     the next entry of a rounded linspace, so the variance-preserving latent is carried over unchanged between the two;
@@ -281,9 +325,9 @@ def _outer_levels(solver: str, steps: int, schedule: Schedule) -> tuple[list[int
         labels = [round(k * spacing) for k in reversed(range(steps))]
         stride = len(schedule) // steps
         return labels, [(schedule.sigmas[t], schedule.sigmas[max(0, t - stride)]) for t in labels]
-    if solver == "dpmpp_2m_sde":
+    if solver in SOLVERS:
         # DPMSolverMultistepScheduler, "linspace", final_sigmas_type "zero"
         labels = [round(k * last / steps) for k in range(steps, 0, -1)]
         levels = [schedule.sigmas[t] for t in labels] + [0.0]
         return labels, list(zip(levels, levels[1:]))
-    raise ValueError(f"solver = {solver!r} is not euler or dpmpp_2m_sde")
+    raise ValueError(f"solver = {solver!r} is not one of {', '.join(SOLVERS)}")

@@ -11,25 +11,32 @@ from .options import Options
 @dataclass(frozen=True)
 class Preset:
     """What a name stands for. ``cfg_scale``: None where it leaves the scale as it is. ``loop``: one of
-    `ivmixed.plan.RELEASED`, or "" for the sampler's own moves."""
+    `ivmixed.plan.RELEASED`, or "" for the sampler's own moves. ``model``: the one that it suits, or "" for any."""
 
     help: str
     options: Options
     cfg_scale: float | None
     loop: str = ""
+    model: str = ""
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({
     "paper": Preset("the paper's setting for AnimateDiff: gamma 4 everywhere, CFG scale 7.5", Options(), 7.5),
+    "balanced": Preset("the extra loop in every fourth step: less than twice the price of plain AnimateDiff",
+                       Options(active_percent=25), None),
+    "fast": Preset("the extra loop in every eighth step: at most 1.5 times the price of plain AnimateDiff",
+                   Options(active_percent=12.5), None),
     "paper-videocrafter": Preset(
         "the paper's setting for VideoCrafter: VV-VV in two of three steps, CFG scale 9", Options(z_percent=66.7), 9.0),
     "released-animatediff": Preset("the released AnimateDiff loop, move by move", Options(), 7.5, "animatediff"),
-    "released-modelscope": Preset("the released ModelScope loop, move by move", Options(), 7.5, "modelscope"),
+    "released-modelscope": Preset(
+        "the released ModelScope loop, move by move", Options(image_resize="nearest"), 7.5, "modelscope"),
     "released-videocrafter": Preset(
         "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
         "videocrafter"),
     "box": Preset("what suits the small model that comes along: no extra loop at high noise",
-                  Options(interval=(60, 100)), None),
+                  Options(interval=(60, 100)), None, model="box"),
     "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), None),
 })
-"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box" was measured, see docs/standalone.md."""
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box" was measured, see docs/standalone.md,
+"balanced" and "fast" too, see docs/benchmarks.md."""

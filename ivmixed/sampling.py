@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .plan import Move, Plan, make_plan
 from .schedule import Schedule
 
 Denoiser = Callable[..., Tensor]
+NoiseSampler = Callable[[float, float], Tensor]
 
 
 class NonFiniteError(ArithmeticError):
@@ -76,7 +78,8 @@ def sample_iv_mixed(
     plan: Plan | None = None,
     on_move: Callable[[Move], None] | None = None,
     on_step_end: Callable[[Move, Tensor], Tensor] | None = None,
-    noise_sampler: Callable[[float, float], Tensor] | None = None,
+    noise_sampler: NoiseSampler | None = None,
+    step_noise_sampler: NoiseSampler | None = None,
 ) -> Tensor:
     """IV-Mixed sampling: each step denoises and inverts with both models before the ordinary step.
 
@@ -88,13 +91,16 @@ def sample_iv_mixed(
     the models as it is, while the update runs in float32.
     ``sigmas``: N + 1 noise levels, descending. Keep them on the CPU, or making the plan reads them from the device.
     ``callback``: once an outer step, after the ordinary evaluation, with k-diffusion's keys x, i, sigma, sigma_hat,
-    denoised. ``on_move``: before every move, with it. ``on_step_end``: after an outer step, with its
+    denoised. ``on_move``: before every move and every question about guidance 1 (`Plan.rescale`), with
+    it. ``on_step_end``: after an outer step, with its
     ordinary move and the new latent (float32 at least); returns the latent to go on with. ``disable``: no progress bar;
     it counts evaluations.
     ``options`` or ``plan``: what to run; tables for matching noise levels are read from the models' ``sigmas`` where
     they have them. ``noise_sampler(sigma_from, sigma_to)``: noise like ``x``, of variance 1, for moves that add fresh
-    noise and for the solver dpmpp_2m_sde; torch's default generator where not given. A move that reuses a prediction
-    asks its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
+    noise; torch's default generator where not given. ``step_noise_sampler``: the same for the ordinary step of the
+    solvers dpmpp_2m_sde and lcm, such as k-diffusion's Brownian tree, which gives the same noise for the same two
+    levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction asks its model
+    about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
 
     Returns the latent at sigmas[-1], shape and dtype of ``x``. Raises OptionError and ValueError before the first
     evaluation, NonFiniteError as soon as a non-finite latent is seen.
@@ -106,18 +112,18 @@ def sample_iv_mixed(
         raise ValueError(f"a plan of {plan.steps} steps and {plan.evaluations} moves does not fit {len(sigmas)} sigmas")
     models = {"video": model, "image": image_model or model}
     dtype = x.dtype
-    size = x.shape[-2:]
+    size = tuple(x.shape[-2:])
     x = x.to(torch.promote_types(dtype, torch.float32))
     ones = x.new_ones([x.shape[0]])
     watch = _FiniteWatch(plan, x.device)
     noise = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
-    solver = _SOLVERS[plan.solver](noise)
-    level = plan.moves[0].sigma_from
+    solver = _SOLVERS[plan.solver](step_noise_sampler or noise, sigmas.dtype)
+    level = float(sigmas[0])
     asked: dict[str, tuple[Tensor, Tensor, float]] = {}  # of each model's latest evaluation: x, x in its dtype, sigma
 
     def ask(move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
         """The denoised latent and eps of the model of a move. For a reused one: about the very latent it last saw."""
-        if not move.reuse:
+        if move.reuse != "prediction":
             seen = _carry(x, move.sigma_from, move.sigma)
             asked[move.model] = seen, seen.to(dtype), move.sigma
         seen, given, sigma = asked[move.model]
@@ -130,21 +136,29 @@ def sample_iv_mixed(
             if on_move is not None:
                 on_move(move)
             x = _carry(x, level, move.sigma_from)
-            resize = plan.image_size is not None and move.model == "image"
-            if resize:
-                x = torch.nn.functional.interpolate(x, plan.image_size, mode=plan.image_resize)
             if move.model == "noise":
                 x = x + noise(move.sigma_from, move.sigma_to) * math.sqrt(move.sigma_to**2 - move.sigma_from**2)
             elif move.kind == "ordinary":
-                denoised, eps = ask(move, x)
+                denoised, _ = ask(move, x)
                 if callback is not None:
                     sigma = sigmas[move.step]
                     callback({"x": x, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
-                x = solver(x, eps, move)
+                x = solver(x, denoised, move)
             else:
-                x = x + ask(move, x)[1] * (move.sigma_to - move.sigma_from)
-            if resize:
-                x = torch.nn.functional.interpolate(x, size, mode=plan.image_resize)
+                whole, away = x, move.model == "image" and plan.image_size not in (None, size)
+                if away:
+                    x = _resized(x, plan.image_size, plan.image_resize)
+                eps = ask(move, x)[1]
+                if plan.rescale:
+                    unguided = replace(move, guidance=1.0, reuse="prediction")
+                    if on_move is not None:
+                        on_move(unguided)
+                    eps = _rescaled(eps, ask(unguided, x)[1], plan.rescale)
+                change = eps * (move.sigma_to - move.sigma_from)
+                if away and plan.image_resize == "change":
+                    x = whole + _shrunk_or_enlarged(change, size)
+                else:
+                    x = _resized(x + change, size, plan.image_resize) if away else x + change
             level = move.sigma_to
             watch.check(index, x)
             if move.kind == "ordinary" and on_step_end is not None:
@@ -159,36 +173,100 @@ def _table(model: Denoiser) -> Schedule | None:
     return None if sigmas is None else Schedule.from_sigmas(sigmas.tolist())
 
 
+def _resized(x: Tensor, size: tuple[int, ...] | None, way: str) -> Tensor:
+    """The latent at another size. The way "change" goes there by nearest neighbours, which alone leave noise as strong
+    as the image model expects it: averages of neighbours would weaken it."""
+    return torch.nn.functional.interpolate(x, size, mode="nearest" if way == "change" else way)
+
+
+def _shrunk_or_enlarged(change: Tensor, size: tuple[int, ...]) -> Tensor:
+    """What the image model changed, at the clip's size: averages where that is smaller, else bilinear."""
+    mode = "area" if size[-1] < change.shape[-1] else "bilinear"
+    return torch.nn.functional.interpolate(change, size, mode=mode)
+
+
+def _rescaled(eps: Tensor, cond: Tensor, share: float) -> Tensor:
+    """``share`` of the way to an eps of the deviation that ``cond`` has (arXiv 2305.08891, equations 15 and 16).
+
+    One factor for all frames of a clip, so that none flickers beside the others.
+    """
+    of_clip = [0, -3, -2, -1]
+    goal, own = (value.std(of_clip, correction=0, keepdim=True) for value in (cond, eps))
+    return eps * (1 - share + share * goal / own.clamp(min=1e-12))
+
+
 def _carry(x: Tensor, level: float, to: float) -> Tensor:
     """The latent of ``level`` read at another: the variance-preserving latent stays, so x is rescaled."""
     return x if level == to else x * math.sqrt((1 + to * to) / (1 + level * level))
 
 
-def _euler(noise_sampler: Callable[[float, float], Tensor]) -> Callable[[Tensor, Tensor, Move], Tensor]:
-    """DDIM: one Euler move (k-diffusion's sample_euler without churn)."""
-    return lambda x, eps, move: x + eps * (move.sigma_to - move.sigma_from)
+Solver = Callable[[Tensor, Tensor, Move], Tensor]
+"""The ordinary step: the latent, what the video model denoised it to, the move -> the new latent. What a multistep
+solver remembers is of ordinary moves alone: the extra loop comes and goes between two of them."""
 
 
-def _dpmpp_2m_sde(noise_sampler: Callable[[float, float], Tensor]) -> Callable[[Tensor, Tensor, Move], Tensor]:
-    """SDE-DPM-Solver++(2M), midpoint, eta 1 (arXiv 2211.01095, section 5): VideoCrafter's ordinary step."""
-    before: tuple[Tensor, float] | None = None
+def _euler(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
+    """DDIM: one Euler move (k-diffusion's ``sample_euler`` without churn)."""
+    return lambda x, denoised, move: x + (x - denoised) / move.sigma_from * (move.sigma_to - move.sigma_from)
 
-    def step(x: Tensor, eps: Tensor, move: Move) -> Tensor:
-        nonlocal before
-        sigma, sigma_next = move.sigma_from, move.sigma_to
-        denoised = x - sigma * eps
-        if sigma_next == 0:
+
+class _Dpmpp:
+    """What the two multistep solvers share. Levels are scalars on the CPU, in the precision of the sampler's sigmas,
+    and every operation is k-diffusion's, in its order: without an extra loop the results are its own to the bit."""
+
+    def __init__(self, noise_sampler: NoiseSampler, dtype: torch.dtype):
+        self.noise_sampler, self.dtype = noise_sampler, dtype
+        self.before: tuple[Tensor, Tensor] | None = None
+        """Of the ordinary move before: the denoised latent, and -log sigma."""
+
+    def times(self, move: Move) -> tuple[Tensor, Tensor]:
+        """-log sigma at the start and at the end of a move."""
+        start, end = torch.tensor([move.sigma_from, move.sigma_to], dtype=self.dtype).log().neg()
+        return start, end
+
+
+class _Dpmpp2m(_Dpmpp):
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2; k-diffusion's ``sample_dpmpp_2m``)."""
+
+    def __call__(self, x: Tensor, denoised: Tensor, move: Move) -> Tensor:
+        start, end = self.times(move)
+        h = end - start
+        target = denoised
+        if self.before is not None and move.sigma_to > 0:
+            denoised_before, start_before = self.before
+            half = 1 / (2 * ((start - start_before) / h))
+            target = (1 + half) * denoised - half * denoised_before
+        self.before = denoised, start
+        return end.neg().exp() / start.neg().exp() * x - (-h).expm1() * target
+
+
+class _Dpmpp2mSde(_Dpmpp):
+    """SDE-DPM-Solver++(2M), midpoint, eta 1 (arXiv 2211.01095, section 5; k-diffusion's ``sample_dpmpp_2m_sde``)."""
+
+    def __call__(self, x: Tensor, denoised: Tensor, move: Move) -> Tensor:
+        if move.sigma_to == 0:
             return denoised
-        h = math.log(sigma / sigma_next)
-        weight = -math.expm1(-2 * h)
-        x_next = sigma_next / sigma * math.exp(-h) * x + weight * denoised
-        if before is not None:
-            denoised_before, h_before = before
-            x_next = x_next + 0.5 * weight * h / h_before * (denoised - denoised_before)
-        before = denoised, h
-        return x_next + noise_sampler(sigma, sigma_next) * (sigma_next * math.sqrt(weight))
+        start, end = self.times(move)
+        h = end - start
+        sigma, sigma_next = torch.tensor([move.sigma_from, move.sigma_to], dtype=self.dtype)
+        weight = (-h - h).expm1().neg()
+        x = sigma_next / sigma * (-h).exp() * x + weight * denoised
+        if self.before is not None:
+            denoised_before, start_before = self.before
+            x = x + 0.5 * weight * (1 / ((start - start_before) / h)) * (denoised - denoised_before)
+        self.before = denoised, start
+        x = x + self.noise_sampler(move.sigma_from, move.sigma_to) * sigma_next * (-2 * h).expm1().neg().sqrt()
+        return x
 
+
+def _lcm(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
+    """Multistep consistency sampling (arXiv 2310.04378, algorithm 3): the model's answer, and fresh noise on it."""
+    def step(x: Tensor, denoised: Tensor, move: Move) -> Tensor:
+        if move.sigma_to == 0:
+            return denoised
+        return denoised + noise_sampler(move.sigma_from, move.sigma_to) * move.sigma_to
     return step
 
 
-_SOLVERS = {"euler": _euler, "dpmpp_2m_sde": _dpmpp_2m_sde}
+_SOLVERS: dict[str, Callable[[NoiseSampler, torch.dtype], Solver]] = {
+    "euler": _euler, "dpmpp_2m": _Dpmpp2m, "dpmpp_2m_sde": _Dpmpp2mSde, "lcm": _lcm}

@@ -10,6 +10,9 @@ import bisect
 import math
 from collections.abc import Iterable
 
+TERMINAL_ABAR = 2.0**-24
+"""What stands for an abar of 0, as in diffusers: sigma 4096, where a latent is noise to the last digit of a float32."""
+
 
 def abar_to_sigma(abar: float) -> float:
     """``sqrt((1 - abar) / abar)``: the noise level (unitless, >= 0) of an ``abar`` in (0, 1].
@@ -17,7 +20,7 @@ def abar_to_sigma(abar: float) -> float:
     Raises ValueError outside that range.
     """
     if not 0 < abar <= 1:
-        raise ValueError(f"abar = {abar} is not in (0, 1]; a zero-terminal-SNR table needs its last entry above 0")
+        raise ValueError(f"abar = {abar} is not in (0, 1]")
     return math.sqrt((1 - abar) / abar)
 
 
@@ -31,12 +34,16 @@ def sigma_to_abar(sigma: float) -> float:
 class Schedule:
     """The noise table of a model: the sigma of every timestep, ascending.
 
-    ``alphas_cumprod``: abar by timestep, descending, any iterable of numbers (a tensor too; read once).
-    Raises ValueError where the table is shorter than two entries, leaves (0, 1) or does not descend.
+    ``alphas_cumprod``: abar by timestep, descending, any iterable of numbers (a tensor too; read once). The last may be
+    0 (zero terminal SNR): its sigma would be infinite, and is that of `TERMINAL_ABAR`. Raises ValueError where the
+    table is shorter than two entries, leaves (0, 1) elsewhere or does not descend.
     """
 
     def __init__(self, alphas_cumprod: Iterable[float]):
-        self._set(abar_to_sigma(float(abar)) for abar in alphas_cumprod)
+        table = [float(abar) for abar in alphas_cumprod]
+        if table[-1:] == [0.0]:
+            table[-1] = TERMINAL_ABAR
+        self._set(abar_to_sigma(abar) for abar in table)
 
     @classmethod
     def from_sigmas(cls, sigmas: Iterable[float]) -> Schedule:

@@ -15,6 +15,8 @@ PAIRS = [name for name, option in DECLARED.items() if option.kind == "pair"]
 GAMMAS = [name for name in PAIRS if name.startswith("gamma")]
 OWN_GAMMAS = [name for name in GAMMAS if DECLARED[name].follows]
 NUMBERS = [name for name, option in DECLARED.items() if option.kind == "number"]
+CURVES = [name for name, option in DECLARED.items() if option.kind == "curve"]
+TEXTS = [name for name, option in DECLARED.items() if option.kind == "text"]
 CHOICES = [name for name, option in DECLARED.items() if option.kind == "choice"]
 
 
@@ -22,18 +24,38 @@ def any_value(option):
     """Every value that may be given for an option."""
     if option.kind == "choice":
         return st.sampled_from(option.choices)
+    if option.kind == "text":
+        return st.text(alphabet="aB1 <>().-[]", max_size=20).map(lambda text: "a" + text if text.strip() else "")
+    if option.kind == "size":
+        side = st.integers(1, 1024).map(lambda eighth: 8 * eighth)
+        size = st.tuples(side, side)
+        return size | size.map(list) | size.map(option.to_text) | st.sampled_from([None, ""])
     number = st.floats(option.minimum, option.maximum) | st.integers(int(option.minimum), int(option.maximum))
     if option.kind == "number":
         return number
+    if option.kind == "curve":
+        percents = st.lists(st.floats(0, 100), max_size=4, unique=True).map(sorted)
+        curve = percents.flatmap(lambda keys: st.tuples(*(st.tuples(st.just(key), number) for key in keys)))
+        return curve | curve.map(lambda keys: [list(key) for key in keys]) | curve.map(option.to_text)
     pair = st.tuples(number, number)
     if option.ascending:
         return pair.map(sorted)
     return pair | pair.map(list) | number | (st.none() if option.follows else st.nothing())
 
 
-def any_options():
-    """Every valid set of options."""
-    return st.builds(Options, **{name: any_value(option) for name, option in DECLARED.items()})
+def any_options(**values):
+    """Every valid set of options, or those with ``values``."""
+    def fitting(given):
+        """Without what single values that are allowed do not allow each other."""
+        given = {**given, **values}
+        for direction in ("go", "back"):
+            if given[f"gamma_{direction}_curve"]:
+                given |= {f"gamma_{model}_{direction}": None for model in ("image", "video")}
+        if given["loop_order"] == "noise-first":
+            given["back_moves"] = "evaluate"
+        return Options(**given)
+
+    return st.fixed_dictionaries({name: any_value(option) for name, option in DECLARED.items()}).map(fitting)
 
 
 def refused(**values):
@@ -54,13 +76,25 @@ def test_defaults_are_the_published_setting():
         "gamma_go": [4.0, 4.0],
         "gamma_back": [4.0, 4.0],
         "z_percent": 0.0,
+        "z_pattern": "even",
         "interval": [0.0, 100.0],
+        "image_prompt": "",
+        "image_negative_prompt": "",
+        "image_checkpoint": "",
+        "controlnet": "both",
+        "loop_order": "denoise-first",
         "active_percent": 100.0,
         "back_moves": "evaluate",
         "fresh_percent": 100.0,
+        "reused": "prediction",
+        "gamma_go_curve": [],
+        "gamma_back_curve": [],
+        "guidance_rescale": 0.0,
         "rho": 7.0,
         "schedule_match": "sigma",
         "above_sigma_max": "clamp",
+        "image_size": None,
+        "image_resize": "change",
         "gamma_image_go": None,
         "gamma_image_back": None,
         "gamma_video_go": None,
@@ -90,10 +124,15 @@ def test_one_number_stands_for_both_ends_of_a_gamma(name):
 def test_values_have_one_canonical_type(options):
     for option in OPTIONS:
         value = getattr(options, option.name)
-        if option.kind == "choice":
-            assert type(value) is str
+        if option.kind in ("choice", "text"):
+            assert type(value) is str and value == value.strip()
         elif option.kind == "number":
             assert type(value) is float
+        elif option.kind == "size":
+            assert value is None or [type(side) for side in value] == [int, int]
+        elif option.kind == "curve":
+            assert type(value) is tuple
+            assert all(type(key) is tuple and [type(part) for part in key] == [float, float] for key in value)
         elif value is not None:
             assert type(value) is tuple
             assert [type(part) for part in value] == [float, float]
@@ -157,6 +196,46 @@ def test_wrong_pair(name, value):
     assert_refused_in_words(name, value)
 
 
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("value", [
+    "4", "0=4 50", "0:4", "0=4, 50=2", "50=4 0=2", "50=4 50=2", "0=-1", "0=31", "-1=4", "101=4", "0=nan", "nan=4", 4,
+    True, None, {}, [4], [4, 5], [[0, 4], [50]], [[0, 4, 1]], [["0", 4]], [[0, True]], [[50, 1], [0, 2]],
+])
+def test_wrong_curve(name, value):
+    assert_refused_in_words(name, value)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("value", [4, True, [], ["a"], {}, b"a"])
+def test_wrong_text(name, value):
+    assert_refused_in_words(name, value)
+
+
+def test_a_preset_has_nothing_that_belongs_to_a_clip():
+    words = {"image_prompt": " a sharp photo ", "image_negative_prompt": "blur", "image_checkpoint": "other"}
+    options = Options(gamma_go=6, image_size=(512, 512), **words)
+    assert options.image_prompt == "a sharp photo"
+    assert options.setting() == Options(gamma_go=6, image_size=(512, 512))
+    assert [name for name, option in DECLARED.items() if option.of_clip] == list(words)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_may_be_a_text_or_pairs(name):
+    curve = (0.0, 6.0), (50.0, 2.5), (100.0, 4.0)
+    for value in "0=6 50=2.5 100=4", " 0=6.0  5e1=2.5 100=4", [[0, 6], [50, 2.5], [100, 4]], curve:
+        assert getattr(Options(**{name: value}), name) == curve
+    assert Options(**{name: curve}).to_infotext() == {DECLARED[name].label: "0=6 50=2.5 100=4"}
+    assert Options(**{name: ""}) == Options(**{name: []}) == Options()
+
+
+@pytest.mark.parametrize("direction", ["go", "back"])
+def test_a_curve_is_of_both_models(direction):
+    curve, own = f"gamma_{direction}_curve", f"gamma_video_{direction}"
+    error = refused(**{curve: "0=6", own: 3})
+    assert error.field == curve and f"nothing beside {own}" in str(error)
+    assert Options(**{curve: "0=6", f"gamma_image_{'back' if direction == 'go' else 'go'}": 3})
+
+
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("wrong", WRONG_NUMBERS)
 def test_one_wrong_end_of_a_pair(name, wrong):
@@ -164,7 +243,22 @@ def test_one_wrong_end_of_a_pair(name, wrong):
     assert_refused_in_words(name, (2.0, wrong))
 
 
-@pytest.mark.parametrize("name", [name for name in DECLARED if name not in OWN_GAMMAS])
+@pytest.mark.parametrize("value", [
+    "512", "100x64", (512, 0), "8x8x8", 512, "512x8200", "ax8", [512.5, 512], (8, -8), True, {},
+    [None, 8], "x",
+])
+def test_wrong_size(value):
+    assert_refused_in_words("image_size", value)
+
+
+def test_a_size_may_be_a_text_or_a_pair():
+    for value in "512x256", "512X256", [512, 256], (512, 256):
+        assert Options(image_size=value).image_size == (512, 256)
+    assert Options(image_size=(512, 256)).to_infotext() == {"IV-mixed image size": "512x256"}
+    assert Options(image_size="") == Options(image_size=None) == Options()
+
+
+@pytest.mark.parametrize("name", [name for name in DECLARED if name not in [*OWN_GAMMAS, "image_size"]])
 def test_none_only_where_another_option_serves(name):
     assert_refused_in_words(name, None)
 
@@ -210,6 +304,11 @@ def test_unknown_names_are_refused_with_a_hint(name, near):
 def test_only_an_object_becomes_options(values):
     with pytest.raises(OptionError, match="an object with option names as keys"):
         Options.from_dict(values)
+
+
+def test_inversion_moves_that_come_first_cannot_reuse_what_comes_later():
+    error = refused(loop_order="noise-first", back_moves="reuse")
+    assert error.field == "back_moves" and "come before the denoising moves" in str(error)
 
 
 def test_an_option_error_is_a_value_error():
@@ -299,6 +398,21 @@ def test_wrong_infotext_is_refused(name, text):
     assert all(word in str(error.value) for word in words_of_range(DECLARED[name]))
 
 
+# --- the curve of a gamma
+
+@pytest.mark.parametrize("u, value", [(0, 6), (0.1, 6), (0.2, 6), (0.35, 4), (0.5, 2), (0.6, 2.2), (1, 3)])
+def test_a_curve_runs_straight_between_its_keyframes(u, value):
+    options = Options(gamma_go_curve="20=6 50=2 100=3")
+    assert options.gamma("image", "go", u) == options.gamma("video", "go", u) == pytest.approx(value)
+    assert options.gamma("image", "back", u) == 4
+
+
+@given(st.floats(0, 30), st.floats(0, 30), st.floats(0, 1))
+def test_a_curve_of_two_ends_is_the_ramp_that_is_straight(start, end, u):
+    curve = Options(gamma_back_curve=[[0, start], [100, end]]).gamma("video", "back", u)
+    assert curve == pytest.approx(Options(gamma_back=(start, end), rho=1).gamma("video", "back", u), abs=1e-9)
+
+
 # --- the ramp of a gamma
 
 gamma = st.floats(0, 30)
@@ -350,3 +464,15 @@ def test_presets_are_what_their_names_say():
     assert {preset.loop for preset in PRESETS.values()} == {"", *RELEASED}
     assert all(loop in (name.removeprefix("released-"), "") for name, loop in
                ((name, preset.loop) for name, preset in PRESETS.items()))
+
+
+@pytest.mark.parametrize("name, most", [("fast", 1.5), ("balanced", 2)])
+def test_the_prices_of_presets_are_what_is_said_of_them(name, most):
+    from ivmixed import PRESETS, Schedule, make_plan
+    from ivmixed.cost import times_plain
+
+    video, image = Schedule.linear(), Schedule.scaled_linear()
+    for steps in (10, 15, 20, 25, 30, 50, 100):
+        sigmas = [*(video.timestep_to_sigma(999 * k / (steps - 1)) for k in range(steps - 1, -1, -1)), 0.0]
+        plan = make_plan(PRESETS[name].options, sigmas, video, image)
+        assert 1 < times_plain(plan) <= plan.evaluations / steps <= most

@@ -42,7 +42,11 @@ def active_steps(plan):
 
 # --- structure that every plan has
 
-@given(any_options(), any_sigmas(), tables)
+DENOISE_FIRST, NOISE_FIRST, SWAPPED = orders = [{"loop_order": choice} for choice in
+                                                ("denoise-first", "noise-first", "animatediff")]
+
+
+@given(any_options(**DENOISE_FIRST) | any_options(**NOISE_FIRST), any_sigmas(), tables)
 def test_moves_chain_without_gaps(options, sigmas, schedules):
     plan = make_plan(options, sigmas, *schedules)
     assert plan.moves[0].sigma_from == sigmas[0]
@@ -61,19 +65,38 @@ def test_every_step_ends_with_one_ordinary_move_over_it(options, sigmas, schedul
         assert last == Move("video", "ordinary", sigmas[i], sigmas[i], sigmas[i + 1], None, i)
 
 
-@given(any_options(), any_sigmas(), tables)
-def test_the_extra_loop_begins_and_ends_at_the_level_of_its_step(options, sigmas, schedules):
-    plan = make_plan(options, sigmas, *schedules)
+@pytest.mark.parametrize("order, first, then", [(DENOISE_FIRST, "go", "back"), (NOISE_FIRST, "back", "go")])
+@given(st.data(), any_sigmas(), tables)
+def test_the_extra_loop_begins_and_ends_at_the_level_of_its_step(order, first, then, data, sigmas, schedules):
+    plan = make_plan(data.draw(any_options(**order)), sigmas, *schedules)
     for i in active_steps(plan):
         loop = extra(plan, i)
         assert loop[0].sigma_from == loop[-1].sigma_to == sigmas[i]
         kinds = [move.kind for move in loop]
-        assert kinds == ["go"] * kinds.count("go") + ["back"] * kinds.count("back")
+        assert kinds == [first] * kinds.count("go") + [then] * kinds.count("back")
         assert kinds.count("go") == kinds.count("back") in (1, 2)
         # inverted levels are those that were denoised
-        went = [(move.sigma_from, move.sigma_to) for move in loop if move.kind == "go"]
-        came = [(move.sigma_to, move.sigma_from) for move in loop if move.kind == "back"]
+        went = [(move.sigma_from, move.sigma_to) for move in loop if move.kind == first]
+        came = [(move.sigma_to, move.sigma_from) for move in loop if move.kind == then]
         assert came == went[::-1]
+
+
+@given(any_options(**SWAPPED), any_sigmas(), tables)
+def test_swapped_are_the_levels_of_the_two_denoising_moves_alone(options, sigmas, schedules):
+    exact = {"back_moves": "evaluate", "fresh_percent": 100, "above_sigma_max": "clamp"}
+    swapped, straight = (make_plan(dataclasses.replace(options, loop_order=order, **exact), sigmas, *schedules)
+                         for order in ("animatediff", "denoise-first"))
+    for i in range(len(sigmas) - 1):
+        *go, first, second = extra(swapped, i) or [None, None]
+        if len(go) != 2:
+            assert [move and move.kind for move in (*go, first, second)][:2] in ([None, None], ["go", "back"])
+            continue
+        expected = extra(straight, i)
+        assert [(move.sigma_from, move.sigma_to) for move in go[::-1]] == [
+            (move.sigma_from, move.sigma_to) for move in expected[:2]]
+        assert [(move.model, move.guidance) for move in go] == [
+            (move.model, move.guidance) for move in expected[:2]]
+        assert [first, second] == expected[2:]
 
 
 @given(any_options(), any_sigmas(), tables)
@@ -116,9 +139,11 @@ def test_counts_agree_with_the_denoisers_called(options, sigmas, schedules):
     assert sum(calls.values()) == plan.evaluations
     assert plan.steps == len(sigmas) - 1
     assert plan.active_steps == len(active_steps(plan))
+    outer = sum(move.reuse == "features" for move in plan.moves)
     assert plan.describe() == (
         f"{options.form}, {plan.active_steps} of {plan.steps} steps active, "
-        f"{sum(calls.values())} evaluations ({calls['video']} video, {calls['image']} image)"
+        f"{sum(calls.values())} evaluations ({calls['video']} video, {calls['image']} image"
+        + (f"; {outer} of outer layers only)" if outer else ")")
     )
 
 
@@ -133,7 +158,7 @@ def test_only_what_was_predicted_is_reused(options, sigmas, schedules):
 @given(any_options(), any_sigmas(), tables)
 def test_reuse_changes_nothing_else_of_a_plan(options, sigmas, schedules):
     exact = dataclasses.replace(options, back_moves="evaluate", fresh_percent=100)
-    moves = [dataclasses.replace(move, reuse=False) for move in make_plan(options, sigmas, *schedules).moves]
+    moves = [dataclasses.replace(move, reuse="") for move in make_plan(options, sigmas, *schedules).moves]
     assert tuple(moves) == make_plan(exact, sigmas, *schedules).moves
 
 
@@ -145,8 +170,9 @@ def test_round_trip_through_json(options, sigmas, schedules):
 
 
 @pytest.mark.parametrize("changed", [
-    {"solver": "dpmpp_2m_sde"}, {"image_size": (64, 48)}, {"image_resize": "area"}, {"form": "other"}, {"steps": 7},
-    {"moves": (dataclasses.replace(make_plan(Options(), LEVELS).moves[2], reuse=True),)},
+    {"solver": "dpmpp_2m_sde"}, {"rescale": 0.5}, {"image_size": (64, 48)}, {"image_resize": "area"},
+    {"form": "other"}, {"steps": 7},
+    {"moves": (dataclasses.replace(make_plan(Options(), LEVELS).moves[2], reuse="features"),)},
 ])
 def test_json_carries_every_field(changed):
     plan = make_plan(Options(), LEVELS)
@@ -247,6 +273,44 @@ def test_evaluations_of_a_whole_run_without_tables(steps, evaluations):
     assert plan.evaluations == evaluations
 
 
+# --- the order of the extra loop
+
+def test_the_loop_that_goes_up_first_is_the_mirrored_five_rows():
+    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+                      loop_order="noise-first")
+    first, second, a, b = LEVELS[:4]
+    plan = make_plan(options, LEVELS)
+    assert step_of(plan, 2) == [
+        Move("image", "back", a, a, second, -3.0, 2),
+        Move("video", "back", second, second, first, -5.0, 2),
+        Move("image", "go", first, first, second, 1.0, 2),
+        Move("video", "go", second, second, a, 2.0, 2),
+        Move("video", "ordinary", a, a, b, None, 2),
+    ]
+    assert [len(step_of(plan, i)) for i in range(5)] == [1, 3, 5, 5, 5], "the first step has no level above it"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 25])
+def test_both_orders_cost_the_same(steps):
+    levels = [float(steps - i) for i in range(steps + 1)]
+    first, second = (make_plan(Options(loop_order=order), levels) for order in ("denoise-first", "noise-first"))
+    assert first.evaluations == second.evaluations
+
+
+@pytest.mark.parametrize("form", ["IV-IV", "II-VI", "RR-VV"])
+def test_no_move_is_above_the_first_level(form):
+    plan = make_plan(Options(form=form, loop_order="noise-first"), LEVELS, VIDEO, IMAGE)
+    assert max(max(move.sigma_from, move.sigma_to) for move in plan.moves) == LEVELS[0]
+
+
+def test_the_swapped_order_is_that_of_the_released_animatediff_loop():
+    """Ten steps of 100 timesteps; the released loop's second step begins at 888."""
+    released = step_of(released_plan("animatediff", 10, IMAGE), 1)[:4]
+    levels = [IMAGE.sigmas[t] for t in (888, 788, 688, 588)]
+    own = extra(make_plan(Options(loop_order="animatediff"), levels, IMAGE, IMAGE), 0)
+    assert own == [dataclasses.replace(move, step=0) for move in released]
+
+
 # --- which steps, which models
 
 @pytest.mark.parametrize("interval, active", [
@@ -310,6 +374,19 @@ def test_gammas_follow_the_ramp_over_the_steps():
     assert plan.moves[0].guidance == 6.0
 
 
+def test_gammas_follow_their_curve_over_the_steps():
+    plan = make_plan(Options(gamma_go_curve="0=8 50=2", gamma_back=1), LEVELS)
+    assert [{move.guidance for move in extra(plan, i) if move.kind == "go"} for i in range(4)] == [{8}, {5}, {2}, {2}]
+    assert {move.guidance for move in plan.moves if move.kind == "back"} == {-1}
+
+
+def test_rescaling_is_of_the_whole_plan_and_costs_nothing():
+    plain, rescaled = (make_plan(Options(guidance_rescale=share), LEVELS) for share in (0, 0.7))
+    assert rescaled == dataclasses.replace(plain, rescale=0.7)
+    assert rescaled.evaluations == plain.evaluations
+    assert rescaled.reuses("prediction") and not plain.reuses("prediction")
+
+
 @given(any_sigmas())
 def test_gammas_of_an_interval_are_those_of_the_whole_run(sigmas):
     options = Options(gamma_go=(6, 2), gamma_back=(1, 9))
@@ -344,6 +421,19 @@ def test_steps_that_are_not_fresh():
     assert [pattern(late, i) for i in range(5)] == ["V", "V", "i...V", "..V", "V"]
     both = make_plan(Options(fresh_percent=50, back_moves="reuse"), LEVELS)
     assert [pattern(both, i) for i in range(5)] == ["iV..V", "iV..V", "....V", "iVV", "V"]
+
+
+@given(any_options(), any_sigmas(), tables)
+def test_features_are_reused_where_predictions_would_be(options, sigmas, schedules):
+    """Each of these moves is then an evaluation, if a cheaper one."""
+    options = dataclasses.replace(options, guidance_rescale=0)
+    predictions, features = (make_plan(dataclasses.replace(options, reused=what), sigmas, *schedules)
+                             for what in ("prediction", "features"))
+    swapped = tuple(dataclasses.replace(move, reuse=move.reuse and "features") for move in predictions.moves)
+    assert features.moves == swapped
+    assert features.evaluations - predictions.evaluations == sum(bool(move.reuse) for move in features.moves)
+    assert features.reuses("features") == predictions.reuses("prediction")
+    assert not features.reuses("prediction")
 
 
 @given(any_options(), any_sigmas())
@@ -389,11 +479,13 @@ def test_thirds(percent, pattern, thirds):
 
 @given(any_options(), any_sigmas())
 def test_z_percent_replaces_its_share_of_the_active_steps(options, sigmas):
-    options = dataclasses.replace(options, form="IV-IV", above_sigma_max="clamp")
+    options = dataclasses.replace(options, form="IV-IV", loop_order="denoise-first", above_sigma_max="clamp")
     plan = make_plan(options, sigmas)
     active = active_steps(plan)
     plain = [i for i in active if all(move.model == "video" for move in extra(plan, i))]
-    assert plain == [i for i, chosen in zip(active, spread(options.z_percent, len(active))) if chosen]
+    count = round(len(active) * options.z_percent / 100)
+    assert plain == {"even": [i for i, chosen in zip(active, spread(options.z_percent, len(active))) if chosen],
+                     "first": active[:count], "last": active[len(active) - count:]}[options.z_pattern]
 
 
 def test_a_replaced_step_is_a_step_of_vv_vv():
@@ -475,6 +567,38 @@ def test_skipping_leaves_the_largest_sigma_itself_to_the_image_model():
     for above in 1.0, 1 + 1e-7:
         plan = make_plan(Options(above_sigma_max="skip"), [IMAGE.sigma_max * above, 5.0, 1.0, 0.0], IMAGE, IMAGE)
         assert plan.moves[0].model == "image"
+
+
+@pytest.mark.parametrize("above", ["clamp", "skip"])
+@pytest.mark.parametrize("match", ["sigma", "timestep"])
+def test_a_video_table_that_ends_in_nothing_but_noise(match, above):
+    """Zero terminal SNR: sigma 4096, three hundred times the image model's largest."""
+    video = Schedule([*(1 / (1 + sigma**2) for sigma in IMAGE.sigmas[:-1]), 0.0])
+    levels = [video.timestep_to_sigma(999 * (1 - k / 9)) for k in range(10)] + [0.0]
+    plan = make_plan(Options(schedule_match=match, above_sigma_max=above), levels, video, IMAGE)
+    assert plan.moves[0].sigma_from > 4000
+    assert all(move.sigma <= IMAGE.sigma_max for move in plan.moves if move.model == "image")
+    skipped = match == "sigma" and above == "skip"
+    assert plan.moves[0].model == ("video" if skipped else "image")
+
+
+@pytest.mark.parametrize("loop_order", ["denoise-first", "animatediff"])
+@pytest.mark.parametrize("kept", [1, 2, 7, 15])
+def test_a_shortened_schedule_makes_the_moves_of_the_whole_ones_end(kept, loop_order):
+    """img2img: a part of the steps of one schedule."""
+    levels = [VIDEO.timestep_to_sigma(999 * (1 - k / 19)) for k in range(20)] + [0.0]
+    options = Options(loop_order=loop_order)
+    whole, part = (make_plan(options, part, VIDEO, IMAGE) for part in (levels, levels[-kept - 1:]))
+    moved = [dataclasses.replace(move, step=move.step - 20 + kept) for move in whole.moves if move.step >= 20 - kept]
+    assert list(part.moves) == moved
+
+
+def test_without_the_penultimate_sigma_the_last_active_step_goes_to_the_smallest_level():
+    """The host's "always discard next-to-last sigma"."""
+    levels = [VIDEO.timestep_to_sigma(999 * (1 - k / 9)) for k in range(9)] + [0.0]
+    plan = make_plan(Options(), levels, VIDEO, IMAGE)
+    assert plan.evaluations == 5 * 8 + 1
+    assert [move.sigma_to for move in extra(plan, 7)] == [levels[8], VIDEO.sigma_min, levels[8], levels[7]]
 
 
 # --- the released loops
@@ -586,6 +710,13 @@ def test_released_plans_go_through_json(loop):
     assert Plan.from_dict(json.loads(plan.to_json())) == plan
 
 
+def test_the_solver_is_in_the_plan_and_changes_no_move():
+    euler, other = (make_plan(Options(), LEVELS, solver=solver) for solver in ("euler", "dpmpp_2m"))
+    assert (euler.solver, other.solver) == ("euler", "dpmpp_2m") and euler.moves == other.moves
+    with pytest.raises(ValueError, match=r"heun.*euler, dpmpp_2m, dpmpp_2m_sde"):
+        make_plan(Options(), LEVELS, solver="heun")
+
+
 def test_unknown_loops_and_solvers_are_refused():
     with pytest.raises(ValueError, match=r"zeroscope.*animatediff, modelscope, videocrafter"):
         released_plan("zeroscope", 8, IMAGE)
@@ -594,8 +725,10 @@ def test_unknown_loops_and_solvers_are_refused():
 
 
 def test_the_image_models_size_is_in_every_plan():
-    plan = make_plan(Options(), LEVELS, image_size=(64, 48), image_resize="area")
+    options = Options(image_size=(384, 512), image_resize="area")
+    plan = make_plan(options, LEVELS)
     assert (plan.image_size, plan.image_resize) == ((64, 48), "area")
-    assert plan.moves == make_plan(Options(), LEVELS).moves
+    assert plan.moves == make_plan(Options(), LEVELS).moves and make_plan(Options(), LEVELS).image_size is None
+    assert make_plan(options, LEVELS, vae_scale=4).image_size == (128, 96)
     released = released_plan("modelscope", 6, IMAGE, image_size=(64, 64), image_resize="bilinear")
     assert (released.image_size, released.image_resize) == ((64, 64), "bilinear")

@@ -66,9 +66,9 @@ class Recording:
         return self.tensors["sde_noise"][step][0].transpose(0, 1)
 
     def replay(self, plan):
-        start, end = plan.moves[0].sigma_from, plan.moves[-1].sigma_to
-        x = self.vp("initial") * (1 + start**2) ** 0.5
-        sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [end])
+        end = plan.moves[-1].sigma_to
+        sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [end], dtype=torch.float64)
+        x = self.vp("initial") * (1 + float(sigmas[0])**2) ** 0.5
         x = sample_iv_mixed(self.denoiser("V"), x, sigmas, disable=True, image_model=self.denoiser("I"), plan=plan,
                             noise_sampler=self.noise)
         self.compare(x / (1 + end**2) ** 0.5, self.vp("final"))

@@ -1,7 +1,11 @@
 """Running a plan: exact denoisers of normal data, textbook loops, every dtype, and what happens when a run fails."""
 import dataclasses
+import importlib.metadata
+import importlib.util
 import math
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ivmixed import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ivmixed.plan import SOLVERS
 
 SHAPE = 3, 2, 4, 5
 CFG = 7.5
@@ -64,7 +69,8 @@ def run(plan, x, video=None, image=None, sigmas=None, **more):
     """A run of a plan at the CFG scale, with normal data unless other models are given."""
     if sigmas is None:
         ordinary = [move for move in plan.moves if move.kind == "ordinary"] or plan.moves
-        sigmas = torch.tensor([move.sigma_from for move in ordinary] + [ordinary[-1].sigma_to], dtype=torch.float64)
+        levels = [move.sigma_from for move in ordinary] + [ordinary[-1].sigma_to]
+        sigmas = torch.tensor([plan.moves[0].sigma_from, *levels[1:]], dtype=torch.float64)
     first, second = video_and_image()
     more = {"extra_args": {"cond_scale": CFG}, "disable": True, **more}
     return sample_iv_mixed(video or first, x, sigmas, image_model=image or second, plan=plan, **more)
@@ -154,6 +160,54 @@ def test_a_reused_prediction_is_the_very_latent_of_the_latest_evaluation(options
         assert model.scales[k] == (CFG if move.guidance is None else move.guidance)
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_rescaled_moves_by_hand(share):
+    """The eps of a move is brought to the deviation of that at guidance 1, over the whole clip."""
+    video, image = video_and_image()
+    a, b, c = 6.0, 3.0, 1.0
+    x = start = noisy(torch.float64, sigma=a)
+
+    def eps(model, x, sigma, scale):
+        guided, cond = model.eps(x, sigma, scale), model.eps(x, sigma, 1)
+        return guided * (share * cond.std() / guided.std() + 1 - share)
+
+    x = x + (b - a) * eps(image, x, a, 4)
+    x = x + (c - b) * eps(video, x, b, 4)
+    x = x + (b - c) * eps(image, x, c, -4)
+    x = x + (a - b) * eps(video, x, b, -4)
+    x = x + (b - a) * video.eps(x, a, CFG)  # the ordinary step is left alone
+    x = x + (c - b) * video.eps(x, b, CFG)
+    plan = make_plan(Options(guidance_rescale=share), [a, b, c])
+    told = []
+    torch.testing.assert_close(run(plan, start, on_move=told.append), x, rtol=1e-12, atol=1e-12)
+    asked = [move for move in told if move.reuse == "prediction"]
+    assert [move.guidance for move in asked] == [1.0] * 4 and len(told) == len(plan.moves) + 4
+    assert not any(move.evaluates for move in asked)
+
+
+@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"fresh_percent": 50, "form": "II-II"}])
+def test_the_question_about_guidance_1_is_of_the_very_latent_and_level(options):
+    video, image = video_and_image()
+    seen = {"video": video.seen, "image": image.seen}
+    plan, questions = make_plan(Options(guidance_rescale=0.5, **options), LEVELS), []
+
+    def on_move(move):
+        if move.guidance == 1.0:
+            questions.append((move.model, len(seen[move.model])))
+
+    run(plan, noisy(torch.float16), video, image, on_move=on_move)
+    assert len(questions) == sum(move.kind != "ordinary" for move in plan.moves)
+    for name, k in questions:
+        model = {"video": video, "image": image}[name]
+        assert model.seen[k] is model.seen[k - 1] and model.levels[k] == model.levels[k - 1] and model.scales[k] == 1
+
+
+def test_a_move_that_reuses_features_asks_about_its_own_latent():
+    exact = run(make_plan(Options(), LEVELS), noisy())
+    plan = make_plan(Options(back_moves="reuse", reused="features"), LEVELS)
+    assert plan.reuses("features") and torch.equal(run(plan, noisy()), exact)
+
+
 def test_a_step_with_fresh_noise_is_its_five_lines():
     video, image = video_and_image()
     a, b, c = 6.0, 3.0, 1.0
@@ -174,6 +228,48 @@ def test_a_step_with_fresh_noise_is_its_five_lines():
     result = run(dataclasses.replace(plan, moves=moves), start, noise_sampler=noise)
     torch.testing.assert_close(result, x, rtol=1e-12, atol=1e-12)
     assert asked == [(c, b), (b, a)]
+
+
+def test_a_step_that_goes_up_first_is_its_five_lines():
+    """From the level of the step to those of the two steps before, and back down with the models of the form."""
+    video, image = video_and_image()
+    first, a, b, c = 9.0, 6.0, 3.0, 1.0  # levels of the steps 0, 1 and 2, and its end
+    x = start = noisy(torch.float64, sigma=b)
+    x = x + (a - b) * image.eps(x, b, -3)
+    x = x + (first - a) * video.eps(x, a, -5)
+    x = x + (a - first) * image.eps(x, first, 1)
+    x = x + (b - a) * video.eps(x, a, 2)
+    x = x + (c - b) * video.eps(x, b, CFG)
+    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+                      loop_order="noise-first")
+    plan = make_plan(options, [first, a, b, c])
+    moves = tuple(dataclasses.replace(move, step=0) for move in plan.moves if move.step == 2)
+    torch.testing.assert_close(run(dataclasses.replace(plan, moves=moves), start), x, rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_of_the_released_animatediff_order_is_its_five_lines():
+    """The variance-preserving latent is carried over to the level at which each move begins."""
+    video, image = video_and_image()
+    a, b, c = 6.0, 3.0, 1.0
+
+    def vp(level):
+        return math.sqrt(1 + level**2)
+
+    x = start = noisy(torch.float64, sigma=a)
+    x = x / vp(a) * vp(b)
+    x = x + (c - b) * image.eps(x, b, 1)
+    x = x / vp(c) * vp(a)
+    x = x + (b - a) * video.eps(x, a, 2)
+    x = x / vp(b) * vp(c)
+    x = x + (b - c) * image.eps(x, c, -3)
+    x = x + (a - b) * video.eps(x, b, -5)
+    x = x + (b - a) * video.eps(x, a, CFG)
+    x = x + (c - b) * video.eps(x, b, CFG)
+    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+                      loop_order="animatediff", interval=(0, 50))
+    sigmas = torch.tensor([a, b, c], dtype=torch.float64)
+    result = run(make_plan(options, sigmas), start, sigmas=sigmas)
+    torch.testing.assert_close(result, x, rtol=1e-12, atol=1e-12)
 
 
 @given(st.floats(0.05, 5), st.floats(0.05, 5))
@@ -273,15 +369,17 @@ def test_coming_back_at_the_opposite_guidance_does_not_return():
     assert order(error, SIZES) == pytest.approx(1, abs=0.1)
 
 
-def test_to_first_order_the_extra_loop_is_the_guidance_of_both_models():
+@pytest.mark.parametrize("loop_order", ["denoise-first", "noise-first"])
+def test_to_first_order_the_extra_loop_is_the_guidance_of_both_models(loop_order):
     """rows 1-4 move x by (b - a) (gamma_go + gamma_back) times the sum over the models of cond - uncond."""
     video, image = video_and_image()
     x = noisy(torch.float64, sigma=3.0)
     guidance = sum(model.eps(x, 3.0, 1) - model.eps(x, 3.0, 0) for model in (video, image))
 
     def error(h):
-        plan = make_plan(Options(gamma_go=3, gamma_back=2), [3.0, 3.0 - h, 3.0 - 2 * h])
-        loop = dataclasses.replace(plan, moves=tuple(m for m in plan.moves if m.step == 0 and m.kind != "ordinary"))
+        levels = [3.0 + 2 * h, 3.0 + h, 3.0, 3.0 - h, 3.0 - 2 * h]
+        plan = make_plan(Options(gamma_go=3, gamma_back=2, loop_order=loop_order), levels)
+        loop = dataclasses.replace(plan, moves=tuple(m for m in plan.moves if m.step == 2 and m.kind != "ordinary"))
         moved = run(loop, x) - x
         return (moved - -h * (3 + 2) * guidance).abs().max().item()
 
@@ -637,48 +735,114 @@ def test_a_read_on_the_host_would_be_noticed(read, noticed):
     assert noticed in host_reads(torch.float32, model)
 
 
-# --- the solver of VideoCrafter's ordinary step
+# --- the solvers of the ordinary step
 
-def k_diffusion_dpmpp_2m_sde(model, x, sigmas, extra_args, noise_sampler, eta=1.0, s_noise=1.0):
-    """sample_dpmpp_2m_sde of k-diffusion, solver_type midpoint."""
-    old_denoised = h_last = None
-    s_in = x.new_ones([x.shape[0]])
-    for i in range(len(sigmas) - 1):
-        denoised = model(x, sigmas[i] * s_in, **extra_args)
-        if sigmas[i + 1] == 0:
-            x = denoised
-        else:
-            t, s = -sigmas[i].log(), -sigmas[i + 1].log()
-            h = s - t
-            eta_h = eta * h
-            x = sigmas[i + 1] / sigmas[i] * (-eta_h).exp() * x + (-h - eta_h).expm1().neg() * denoised
-            if old_denoised is not None:
-                r = h_last / h
-                x = x + 0.5 * (-h - eta_h).expm1().neg() * (1 / r) * (denoised - old_denoised)
-            noise = noise_sampler(sigmas[i], sigmas[i + 1])
-            x = x + noise * sigmas[i + 1] * (-2 * eta_h).expm1().neg().sqrt() * s_noise
-            h_last = h
-        old_denoised = denoised
+@pytest.fixture(scope="module")
+def kdiffusion():
+    """The installed k-diffusion's samplers: their file alone, as the package around it needs a dozen others."""
+    file = importlib.metadata.distribution("k-diffusion").locate_file("k_diffusion/sampling.py")
+    package, utils = types.ModuleType("_kdiffusion"), types.ModuleType("_kdiffusion.utils")
+    utils.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]
+    package.__path__, package.utils = [], utils
+    spec = importlib.util.spec_from_file_location("_kdiffusion.sampling", file)
+    sampling = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "_kdiffusion", package)
+        patch.setitem(sys.modules, "_kdiffusion.utils", utils)
+        spec.loader.exec_module(sampling)
+    return sampling
+
+
+SCHEDULES = {
+    "levels": torch.tensor(LEVELS), "karras": karras_sigmas(20), "to 0.03": karras_sigmas(33)[:-1],
+    "one step": karras_sigmas(1), "two steps": karras_sigmas(2), "discarded": torch.cat([karras_sigmas(9)[:-2],
+                                                                                         torch.zeros(1)]),
+    "float64": torch.tensor([10, 6, 3, 1, 0.3, 0], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("solver, name", [
+    (solver, name) for solver in SOLVERS[:3] for name in SCHEDULES  # it has no LCM
+    if (solver, name) != ("dpmpp_2m_sde", "one step")  # k-diffusion's own fails there
+])
+def test_without_an_extra_loop_a_solver_is_k_diffusions_own_to_the_bit(kdiffusion, solver, name):
+    sigmas = SCHEDULES[name]
+    x = noisy(torch.float64 if sigmas.dtype == torch.float64 else torch.float32, sigma=float(sigmas[0]))
+    more = {}
+    if solver == "dpmpp_2m_sde":
+        tree = kdiffusion.BrownianTreeNoiseSampler(x, sigmas[sigmas > 0].min() / 2, sigmas.max(), seed=[1, 2, 3])
+        more["noise_sampler"] = lambda *levels: tree(*map(float, levels))
+    args = {"extra_args": {"cond_scale": CFG}, "disable": True}
+    expected = getattr(kdiffusion, f"sample_{solver}")(Normal(0.9), x, sigmas, **args, **more)
+    plan = make_plan(Options(interval=(0, 0)), sigmas, solver=solver)
+    result = sample_iv_mixed(Normal(0.9), x, sigmas, image_model=Normal(), plan=plan,
+                             step_noise_sampler=more.get("noise_sampler"), **args)
+    assert torch.equal(result, expected)
+    others = [run(dataclasses.replace(plan, solver=other), x) for other in SOLVERS[:3] if other != solver]
+    if len(sigmas) > 3:
+        assert all((result - other).abs().max() > 1e-3 for other in others)
+
+
+def errors_by_steps(solver, options, exact, steps, x, models, cfg):
+    """The error at sigma 0.5 of runs from 5 in so many steps, evenly spread in log sigma."""
+    for count in steps:
+        levels = torch.logspace(math.log2(5), -1, count + 1, base=2, dtype=torch.float64)
+        levels[0] = 5.0  # logspace is off by a rounding
+        plan = make_plan(options, levels, solver=solver)
+        yield (run(plan, x, *models, extra_args={"cond_scale": cfg}) - exact).abs().max().item()
+
+
+def slope(steps, errors):
+    """The order of convergence: the power of 1 / steps with which errors fall."""
+    return order(lambda size: dict(zip(steps, errors))[1 / size], [1 / count for count in steps])
+
+
+@pytest.mark.parametrize("solver, expected", [("euler", 1), ("dpmpp_2m", 2)])
+def test_without_an_extra_loop_the_order_is_the_solvers(solver, expected):
+    """Unguided normal data, whose exact solution is known."""
+    model, x, steps = Normal(share=0.0, cond=0.0, uncond=0.4), noisy(torch.float64, sigma=5.0), [32, 64, 128]
+    exact = 0.4 + (x - 0.4) * math.sqrt((0.8**2 + 0.5**2) / (0.8**2 + 5.0**2))
+    errors = list(errors_by_steps(solver, Options(interval=(0, 0)), exact, steps, x, (model, model), 0.0))
+    assert slope(steps, errors) == pytest.approx(expected, abs=0.15)
+
+
+def limit_of_the_extra_loop(x, options, models, cfg, steps=200):
+    """The flow that a run approaches with many steps: to first order the extra loop adds (gamma go + gamma back) times
+    the guidance of both models to the direction of the ordinary step. Runge-Kutta in log sigma."""
+    strength = options.gamma_go[0] + options.gamma_back[0]
+
+    def slope(x, time):
+        sigma = math.exp(time)
+        guidance = sum(model.eps(x, sigma, 1) - model.eps(x, sigma, 0) for model in models)
+        return sigma * (models[0].eps(x, sigma, cfg) + strength * guidance)
+
+    time, h = math.log(5.0), math.log(0.5 / 5.0) / steps
+    for _ in range(steps):
+        a = slope(x, time)
+        b = slope(x + h / 2 * a, time + h / 2)
+        c = slope(x + h / 2 * b, time + h / 2)
+        d = slope(x + h * c, time + h)
+        x, time = x + h / 6 * (a + 2 * b + 2 * c + d), time + h
     return x
+
+
+@pytest.mark.parametrize("loop_order", ["denoise-first", "noise-first"])
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_with_the_extra_loop_all_solvers_approach_one_limit(solver, loop_order):
+    """At the first power of the step, which is the loop's own: a history that held anything but the ordinary moves'
+    predictions would leave an error that does not fall."""
+    models, x, steps = video_and_image(), noisy(torch.float64, sigma=5.0), [64, 128, 256]
+    options = Options(gamma_go=0.6, gamma_back=0.4, loop_order=loop_order)
+    exact = limit_of_the_extra_loop(x, options, models, 1.5)
+    errors = list(errors_by_steps(solver, options, exact, steps, x, models, 1.5))
+    assert slope(steps, errors) == pytest.approx(1, abs=0.15)
+    assert errors[-1] < 0.05 * exact.std()
 
 
 def noise_by_level(sigma, sigma_next):
     """Noise that depends on the two levels alone."""
     generator = torch.Generator().manual_seed(round(1000 * float(sigma) + 7 * float(sigma_next)))
     return torch.randn(SHAPE, dtype=torch.float64, generator=generator)
-
-
-@pytest.mark.parametrize("end", [0.0, 0.1])
-def test_dpmpp_2m_sde_is_that_of_k_diffusion(end):
-    levels = [*LEVELS[:-1], end]
-    plan = dataclasses.replace(make_plan(Options(interval=(0, 0)), levels), solver="dpmpp_2m_sde")
-    x = noisy(torch.float64)
-    expected = k_diffusion_dpmpp_2m_sde(
-        Normal(0.9), x, torch.tensor(levels, dtype=torch.float64), {"cond_scale": CFG}, noise_by_level)
-    result = run(plan, x, noise_sampler=noise_by_level)
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)
-    euler = run(dataclasses.replace(plan, solver="euler"), x)
-    assert (result - euler).abs().max() > 0.1
 
 
 def test_dpmpp_2m_sde_takes_only_the_ordinary_moves():
@@ -705,12 +869,27 @@ def test_dpmpp_2m_sde_takes_only_the_ordinary_moves():
     torch.testing.assert_close(result, x, rtol=0, atol=1e-9)
 
 
-def test_noise_of_its_own_has_the_right_size():
+def test_lcm_puts_fresh_noise_on_what_the_model_answers():
+    video, levels = Normal(0.9), [3.0, 2.0, 1.0, 0.0]
+    plan = make_plan(Options(interval=(0, 0)), levels, solver="lcm")
+    x = start = noisy(torch.float64, sigma=3.0)
+    for sigma, sigma_next in zip(levels, levels[1:]):
+        x = video(x, x.new_full([3], sigma), CFG)
+        if sigma_next:
+            x = x + noise_by_level(sigma, sigma_next) * sigma_next
+    torch.testing.assert_close(run(plan, start, step_noise_sampler=noise_by_level), x, rtol=0, atol=1e-12)
+    with_loop = make_plan(Options(gamma_go=0, gamma_back=0, form="VV-VV"), levels, solver="lcm")
+    assert torch.isfinite(run(with_loop, start, step_noise_sampler=noise_by_level)).all()
+    assert [move.kind for move in with_loop.moves if move.kind == "ordinary"] == ["ordinary"] * 3
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "lcm"])
+def test_noise_of_its_own_has_the_right_size(solver):
     """Without a noise sampler: from data of no spread at 0, what is left at sigma is noise of that deviation."""
     def zero(x, sigma, **args):
         return torch.zeros_like(x)
 
-    plan = dataclasses.replace(make_plan(Options(interval=(0, 0)), [100.0, 2.0]), solver="dpmpp_2m_sde")
+    plan = dataclasses.replace(make_plan(Options(interval=(0, 0)), [100.0, 2.0]), solver=solver)
     torch.manual_seed(0)
     x = torch.zeros(4, 4, 64, 64)
     first, second = run(plan, x, zero), run(plan, x, zero)
@@ -758,6 +937,51 @@ def test_area_and_bilinear_average_the_pixels_between():
     torch.testing.assert_close(area, small.repeat_interleave(2, -2).repeat_interleave(2, -1), rtol=0, atol=1e-12)
     torch.testing.assert_close(bilinear[..., 0, 0], small[..., 0, 0], rtol=0, atol=1e-12)
     assert not torch.equal(area, bilinear)
+
+
+def drift(way, side, image_side, smooth=False):
+    """How far 50 steps carry a latent that no model changes, relative to its deviation."""
+    x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    if smooth:
+        x = torch.nn.functional.interpolate(x[..., ::8, ::8], (side, side), mode="bicubic")
+    options = Options(image_size=(8 * image_side, 8 * image_side), image_resize=way)
+    plan = make_plan(options, karras_sigmas(50))
+    result = sample_iv_mixed(lambda x, sigma, **args: x, x, karras_sigmas(50), disable=True, plan=plan)
+    return ((result - x).std() / x.std()).item()
+
+
+@pytest.mark.parametrize("side, image_side", [(40, 64), (32, 64), (64, 32), (64, 40), (48, 48)])
+def test_the_change_alone_keeps_every_detail(side, image_side):
+    assert drift("change", side, image_side) == 0.0
+
+
+@pytest.mark.parametrize("way, side, smooth, least", [
+    ("nearest", 40, False, 1.0),  # as far from the latent as another one
+    ("nearest", 40, True, 0.5), ("bilinear", 40, False, 0.8), ("area", 40, False, 0.8), ("bilinear", 32, False, 0.8),
+])
+def test_whole_latents_there_and_back_lose_it(way, side, smooth, least):
+    assert drift(way, side, 64, smooth) > least
+
+
+def test_nearest_loses_nothing_where_sides_are_whole_multiples():
+    assert drift("nearest", 32, 64) == 0.0
+
+
+@pytest.mark.parametrize("way, strength", [("change", 1.0), ("nearest", 1.0), ("bilinear", 0.625), ("area", 1.0)])
+def test_how_strong_noise_is_at_twice_the_size(way, strength):
+    """An image model expects noise of its level: averages of neighbours weaken it."""
+    seen, sigma = [], 5.0
+    x = sigma * torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    plan = Plan("", 1, (Move("image", "go", sigma, sigma, 4.0, 1.0, 0),), image_size=(128, 128), image_resize=way)
+    run(plan, x, image=lambda x, level, **args: seen.append(x) or torch.zeros_like(x))
+    assert seen[0].std().item() / sigma == pytest.approx(strength, abs=0.02)
+
+
+def test_at_twice_the_size_a_model_of_pixels_changes_the_same():
+    x, options = noisy(shape=(3, 4, 32, 32)), Options(gamma_go=1, gamma_back=1)
+    plain = run(make_plan(options, LEVELS), x)
+    bridged = run(make_plan(dataclasses.replace(options, image_size=(512, 512)), LEVELS), x)
+    torch.testing.assert_close(bridged, plain, rtol=1e-5, atol=1e-5)
 
 
 # --- any run at all

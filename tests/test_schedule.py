@@ -69,7 +69,7 @@ def test_tables_of_other_lengths_have_the_same_first_and_last_beta():
 
 
 @pytest.mark.parametrize("abar", [
-    [], [0.5], [0.5, 0.5], [0.5, 0.6], [0.9, 0.5, 0.6], [1.0, 0.5], [0.9, 0.0], [0.9, -0.1], [1.1, 0.5],
+    [], [0.5], [0.5, 0.5], [0.5, 0.6], [0.9, 0.5, 0.6], [1.0, 0.5], [0.9, 0.0, 0.0], [0.9, -0.1], [1.1, 0.5],
     [0.9, math.nan], [math.nan, 0.5], [math.inf, 0.5],
 ])
 def test_bad_tables_of_abar_are_refused(abar):
@@ -87,7 +87,7 @@ def test_bad_tables_of_sigmas_are_refused(sigmas):
         Schedule.from_sigmas(sigmas)
 
 
-@pytest.mark.parametrize("betas", [[], [0.1], [0.1, 0.0], [0.1, 1.0], [0.1, 2.0], [0.1, -0.1]])
+@pytest.mark.parametrize("betas", [[], [0.1], [0.1, 0.0], [0.1, 1.0, 1.0], [0.1, 2.0], [0.1, -0.1]])
 def test_bad_betas_are_refused(betas):
     with pytest.raises(ValueError):
         Schedule.from_betas(betas)
@@ -228,3 +228,42 @@ def test_above_the_targets_largest_sigma_the_match_is_its_last_timestep():
 @given(timestep)
 def test_a_table_matches_itself(t):
     assert match_timestep(t, VIDEO, VIDEO) == pytest.approx(t, abs=1e-8)
+
+
+# --- other tables
+
+def zero_terminal_snr(table):
+    """The table shifted and scaled so that the last abar is 0 (Lin et al., arXiv 2305.08891, algorithm 1)."""
+    root = torch.tensor([sigma_to_abar(sigma) for sigma in table.sigmas], dtype=torch.float64).sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def test_a_table_may_end_in_nothing_but_noise():
+    abar = zero_terminal_snr(IMAGE)
+    assert abar[-1] == 0
+    table = Schedule(abar)
+    assert table.sigma_max == pytest.approx(2**12, rel=1e-6) and table.sigma_min == pytest.approx(IMAGE.sigma_min)
+    expected = ((1 - abar[:-1]) / abar[:-1]).sqrt()
+    assert table.sigmas[:-1] == pytest.approx(expected.tolist())
+    assert table.sigma_to_timestep(table.sigma_max) == 999 and Schedule(abar.tolist()).sigmas == table.sigmas
+    with pytest.raises(ValueError, match="0"):
+        Schedule([0.9, 0.0, 0.0])
+
+
+def test_a_table_that_ends_in_noise_is_met_by_one_that_does_not():
+    """What is noisier than the other model's noisiest level is that level, from timestep 880 on."""
+    source = Schedule(zero_terminal_snr(IMAGE))
+    assert [match_timestep(t, source, IMAGE) for t in (999, 900, 880)] == [999, 999, 999]
+    assert match_timestep(999, IMAGE, source) == pytest.approx(879.8, abs=0.1)
+    for t in 879, 500, 20:
+        assert 999 > match_timestep(t, source, IMAGE) > t
+        assert match_timestep(match_timestep(t, source, IMAGE), IMAGE, source) == pytest.approx(t)
+
+
+def test_the_table_of_animatediffs_sdxl_modules():
+    """Scaled-linear betas to 0.020 (sd-webui-animatediff's ``_set_ddim_alpha``); SDXL itself has Stable Diffusion's."""
+    betas = torch.linspace(0.00085**0.5, 0.020**0.5, 1000, dtype=torch.float64) ** 2
+    table = Schedule.scaled_linear(end=0.020)
+    assert table.sigmas == pytest.approx(Schedule(abar_of(betas)).sigmas)
+    assert table.sigma_max > 2 * IMAGE.sigma_max
+    assert match_timestep(500, table, IMAGE) > 500

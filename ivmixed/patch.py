@@ -1,4 +1,4 @@
-"""Changes to the host that undo themselves."""
+"""Changes to objects that are not ours, a host's or a network's, that undo themselves."""
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,0 +1,72 @@
+"""The deep features of a UNet, kept from one evaluation for another: only the outermost layers are computed anew.
+
+Between neighbouring evaluations the deep features change least, while most of the time goes into them. Source:
+DeepCache, Ma et al., CVPR 2024, arXiv 2312.00858, section 3 (there between steps; branch 0, as here).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from .patch import replaced
+
+
+class DeepFeatures:
+    """What the deep layers of a UNet gave in the latest recorded evaluation.
+
+    ``layers``: all modules of the UNet that a shallow evaluation does without, none inside another. The last of them to
+    run must be the only one whose output the remaining layers read, as in a UNet whose outermost level is left: of the
+    others only the shapes are kept. An evaluation may consist of several calls of the network (chunks, windows, cond
+    and uncond), if those after it consist of the same.
+    """
+
+    def __init__(self, layers: Iterable[torch.nn.Module]):
+        self._layers = tuple(layers)
+        self._outputs: list[Any] = []
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Within the block the network runs whole, and what its deep layers give is kept."""
+        self._outputs.clear()
+        first: torch.nn.Module | None = None
+
+        def recording(layer: torch.nn.Module) -> Any:
+            whole = layer.forward
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                nonlocal first
+                first = first or layer
+                output = whole(*args, **kwargs)
+                if layer is not first:  # else the output before it was the last of another call
+                    self._outputs[-1] = _hollow(self._outputs[-1])
+                self._outputs.append(output)
+                return output
+
+            return forward
+
+        with self._in_place_of_each(recording):
+            yield
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Within the block the deep layers give what was kept, without computing anything."""
+        outputs = iter(self._outputs)
+        with self._in_place_of_each(lambda layer: lambda *args, **kwargs: next(outputs)):
+            yield
+
+    @contextmanager
+    def _in_place_of_each(self, forward_of: Any) -> Iterator[None]:
+        with ExitStack() as stack:
+            for layer in self._layers:
+                stack.enter_context(replaced(layer, "forward", forward_of(layer)))
+            yield
+
+
+def _hollow(output: Any) -> Any:
+    """Something of the same shape that takes no memory."""
+    if isinstance(output, torch.Tensor):
+        return output.new_zeros(()).expand(output.shape)
+    return type(output)(_hollow(part) for part in output)

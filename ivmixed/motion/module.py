@@ -1,0 +1,223 @@
+"""AnimateDiff's motion modules: attention over time, one temporal transformer behind every layer of a UNet.
+
+Names, shapes and arithmetic are those of AnimateDiff's ``models/motion_module.py`` (Guo et al., arXiv 2307.04725), so a
+state dict in the published layout is one of `MotionModule`. Feature maps have the shape (sets x frames, channels,
+height, width): the frames of a clip, once for every prompt (cond and uncond, in any order).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..schedule import Schedule
+
+ATTENTION_ROWS = 2**15
+"""Rows of one attention call: kernels of CUDA take no more than 65535."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of AnimateDiff's publications, and what it wants of the model that it is put into."""
+
+    name: str
+    family: str
+    """The checkpoints that it is made for: "SD 1.5" or "SDXL"."""
+    betas: Callable[[], Tensor]
+    """Makes the variances of the 1000 steps that it was trained on, float32."""
+    norms_span_frames: bool = False
+    """It was trained with a UNet whose residual blocks and output normalise the frames of a clip together."""
+
+    def alphas_cumprod(self) -> Tensor:
+        """The noise table that it was trained on, (1000,), in float32 as the training had it."""
+        return (1 - self.betas()).cumprod(0)
+
+    def schedule(self) -> Schedule:
+        """The same for plans."""
+        return Schedule.from_betas(self.betas().tolist())
+
+
+def _linear() -> Tensor:
+    return torch.linspace(0.00085, 0.012, 1000)
+
+
+def _scaled_linear() -> Tensor:
+    return torch.linspace(0.00085**0.5, 0.020**0.5, 1000) ** 2
+
+
+# Sources: ``configs/inference/inference-v1.yaml`` to v3 (use_inflated_groupnorm is false in v1's alone) and, on the
+# branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml``.
+V1 = Kind("AnimateDiff v1", "SD 1.5", _linear, norms_span_frames=True)
+V2 = Kind("AnimateDiff v2", "SD 1.5", _linear)
+V3 = Kind("AnimateDiff v3", "SD 1.5", _linear)
+LCM = Kind("AnimateLCM", "SD 1.5", _linear)
+SDXL = Kind("AnimateDiff-SDXL", "SDXL", _scaled_linear)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The measures of a motion module."""
+
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Channels of the UNet's levels."""
+    layers: int = 2
+    """Transformers of a level on the way down; on the way up there is one more."""
+    middle: bool = False
+    """There is one in the middle block."""
+    positions: int = 32
+    """The most frames that it can number, and so see at a time."""
+    heads: int = 8
+    groups: int = 32
+    """Groups of its group norms."""
+    norm_over_frames: bool = False
+    """Its own group norms take the frames of a clip together, as diffusers has it; AnimateDiff takes each by itself."""
+
+
+class MotionModule(nn.Module):
+    """The temporal transformers of a UNet, by the names of the published files. Without a forward: see `attach`.
+
+    ``name``: what messages call it.
+    """
+
+    def __init__(self, kind: Kind, layout: Layout, name: str = ""):
+        super().__init__()
+        self.kind, self.layout, self.name = kind, layout, name or kind.name
+        self.down_blocks = nn.ModuleList(_block(width, layout.layers, layout) for width in layout.widths)
+        self.up_blocks = nn.ModuleList(_block(width, layout.layers + 1, layout) for width in reversed(layout.widths))
+        self.mid_block = _block(layout.widths[-1], 1, layout) if layout.middle else None
+
+    def transformers(self, part: str) -> list[TemporalTransformer]:
+        """Those of "down", "mid" or "up", in the order in which the UNet's layers run."""
+        return [module for name, module in self.named_modules()
+                if name.startswith(f"{part}_block") and isinstance(module, TemporalTransformer)]
+
+
+def _block(width: int, number: int, layout: Layout) -> nn.ModuleDict:
+    transformers = (TemporalTransformer(width, layout) for _ in range(number))
+    return nn.ModuleDict({"motion_modules": nn.ModuleList(
+        nn.ModuleDict({"temporal_transformer": transformer}) for transformer in transformers)})
+
+
+class TemporalTransformer(nn.Module):
+    """Adds to every pixel what attention sees along its column of frames."""
+
+    def __init__(self, width: int, layout: Layout):
+        super().__init__()
+        self.width, self.norm_over_frames = width, layout.norm_over_frames
+        self.norm = nn.GroupNorm(layout.groups, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, layout)])
+        self.proj_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``x``: (sets x frames, channels, height, width). In its dtype, computed in that of the weights."""
+        dtype = self.norm.weight.dtype
+        given = x.to(dtype)
+        normed = apart(self.norm(together(given, frames))) if self.norm_over_frames else self.norm(given)
+        pixels = normed.to(dtype).permute(0, 2, 3, 1).flatten(1, 2)  # under autocast norms give float32
+        pixels = self.proj_in(pixels)
+        for block in self.transformer_blocks:
+            pixels = block(pixels, frames)
+        out = self.proj_out(pixels).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return out.to(x.dtype) + x  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Twice attention over the frames, then a feed-forward network; each on normed input, added to what it had."""
+
+    def __init__(self, width: int, layout: Layout):
+        super().__init__()
+        self.attention_blocks = nn.ModuleList(TemporalAttention(width, layout) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.ff = FeedForward(width)
+        self.ff_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``x``: (sets x frames, pixels, channels)."""
+        for norm, attention in zip(self.norms, self.attention_blocks):
+            x = attention(norm(x).to(x.dtype), frames) + x
+        return self.ff(self.ff_norm(x).to(x.dtype)) + x  # type: ignore[no-any-return]
+
+
+class TemporalAttention(nn.Module):
+    """Self-attention over the frames, which are numbered by a table of sinusoids."""
+
+    def __init__(self, width: int, layout: Layout):
+        super().__init__()
+        self.heads = layout.heads
+        self.pos_encoder = PositionTable(layout.positions, width)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``x``: (sets x frames, pixels, channels).
+
+        Rows and heads lie as in the published code, and in AnimateDiff's WebUI extension: other layouts have other
+        rounding, and this one gives the same clip to the bit.
+        """
+        sets, pixels = x.shape[0] // frames, x.shape[1]
+        columns = x.unflatten(0, (sets, frames)).transpose(1, 2).flatten(0, 1)
+        columns = columns + self.pos_encoder.pe[:, :frames]
+        projected = (layer(columns).unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
+                     for layer in (self.to_q, self.to_k, self.to_v))
+        seen = [functional.scaled_dot_product_attention(*part) for part in
+                zip(*(rows.split(ATTENTION_ROWS) for rows in projected))]
+        joined = seen[0] if len(seen) == 1 else torch.cat(seen)
+        columns = self.to_out[0](joined.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2))
+        return columns.unflatten(0, (sets, pixels)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+class PositionTable(nn.Module):
+    """The table that numbers the frames, (1, positions, channels)."""
+
+    pe: Tensor
+
+    def __init__(self, positions: int, width: int):
+        super().__init__()
+        self.register_buffer("pe", sinusoids(positions, width))
+
+
+class FeedForward(nn.Module):
+    """A gated layer four times as wide, and back. The middle entry stands where the published code has dropout."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.net = nn.Sequential(_GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+class _GEGLU(nn.Module):
+    """GELU-gated linear unit (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * functional.gelu(gate)  # type: ignore[no-any-return]
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """The position table of Vaswani et al. 2017 (arXiv 1706.03762, section 3.5): (1, positions, width), float32."""
+    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angles = torch.arange(positions)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
+
+
+def together(x: Tensor, frames: int) -> Tensor:
+    """(sets x frames, channels, height, width) -> (sets, channels, frames, height, width)."""
+    clips: Tensor = x.unflatten(0, (-1, frames))
+    return clips.transpose(1, 2)
+
+
+def apart(x: Tensor) -> Tensor:
+    """The inverse of `together`."""
+    return x.transpose(1, 2).flatten(0, 1)
+

@@ -1,0 +1,235 @@
+"""Motion module files in the layouts that people have become the module with those weights, or are refused."""
+import json
+
+import pytest
+import torch
+
+from ivmixed import Schedule
+from ivmixed.motion import MotionError, check, load
+
+from .layouts import motion_shapes, random, saved, sinusoids, sparse
+
+FULL = (320, 640, 1280, 1280)
+WIDE = (32, 64, 64, 64)
+
+
+def refusal(call, *args, **more):
+    with pytest.raises(MotionError) as caught:
+        call(*args, **more)
+    line = str(caught.value)
+    assert "\n" not in line and line.startswith("IV-mixed: motion module ") and line.endswith(".")
+    return line
+
+
+# --- what a file is
+
+@pytest.mark.parametrize("name, widths, positions, middle, kind, most", [
+    ("a.ckpt", FULL, 24, False, "AnimateDiff v1", 24),
+    ("b.safetensors", FULL, 32, True, "AnimateDiff v2", 32),
+    ("c.safetensors", FULL, 32, False, "AnimateDiff v3", 32),
+    ("d.safetensors", FULL, None, True, "AnimateLCM", 64),
+    ("e.safetensors", FULL[:3], 32, False, "AnimateDiff-SDXL", 32),
+])
+def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, kind, most, tmp_path):
+    shapes = motion_shapes(widths, positions, middle)
+    if name.endswith("ckpt"):
+        path = saved(tmp_path / name, {"module." + key: torch.empty(shape, dtype=torch.float16) for key, shape in
+                                       motion_shapes(WIDE, positions, middle).items()}, epoch=3)
+    else:
+        path = sparse(tmp_path / name, shapes)  # a header without data: reading weights would fail
+    found = check(path)
+    assert (found.name, found.norms_span_frames) == (kind, kind == "AnimateDiff v1")
+    assert found.family == ("SDXL" if len(widths) == 3 else "SD 1.5")
+    small = saved(tmp_path / "small.safetensors", random(motion_shapes(WIDE[:len(widths)], positions, middle)))
+    assert load(small).layout.positions == most
+
+
+def test_noise_tables(tmp_path):
+    tables = {}
+    for name, widths in (("sd15", FULL), ("sdxl", FULL[:3])):
+        tables[name] = check(sparse(tmp_path / f"{name}.safetensors", motion_shapes(widths, 32))).schedule()
+    torch.testing.assert_close(torch.tensor(tables["sd15"].sigmas), torch.tensor(Schedule.linear().sigmas))
+    betas = torch.linspace(0.00085**0.5, 0.020**0.5, 1000, dtype=torch.float64) ** 2
+    abar = (1 - betas).cumprod(0)
+    expected = ((1 - abar) / abar).sqrt()
+    torch.testing.assert_close(torch.tensor(tables["sdxl"].sigmas, dtype=torch.float64), expected, rtol=1e-6, atol=0)
+
+
+# --- weights
+
+@pytest.mark.parametrize("name, prefix, wrapped", [
+    ("m.safetensors", "", {}), ("m.ckpt", "module.", {"epoch": 1}), ("m.pth", "", {}),
+    ("m.pt", "", {"animatediff_config": {"use_motion_module": True}})])
+@pytest.mark.parametrize("positions, middle", [(24, False), (32, True), (None, True)])
+def test_every_weight_arrives(name, prefix, wrapped, positions, middle, tmp_path):
+    tensors = random(motion_shapes(WIDE, positions, middle), seed=5)
+    path = saved(tmp_path / name, {prefix + key: tensor for key, tensor in tensors.items()}, **wrapped)
+    loaded = load(path).state_dict()
+    assert all(torch.equal(loaded.pop(key), tensor) for key, tensor in tensors.items())
+    assert bool(loaded) == (positions is None)
+    for key, table in loaded.items():
+        assert key.endswith(".pos_encoder.pe")
+        torch.testing.assert_close(table, sinusoids(64, table.shape[2]), rtol=0, atol=2e-5)
+
+
+def test_a_learned_position_table_is_used_under_either_name(tmp_path):
+    tensors = random(motion_shapes(WIDE, 40, True))
+    for key in [key for key in tensors if key.endswith(".pe")]:
+        tensors[key] = torch.randn_like(tensors[key])
+    loaded = load(saved(tmp_path / "m.ckpt", tensors)).state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
+    other = {key.replace(".pe", ".pos_encoding"): tensor for key, tensor in tensors.items()}
+    again = load(saved(tmp_path / "n.ckpt", other)).state_dict()
+    assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
+
+
+def test_dtype_is_the_files_or_as_asked_for(tmp_path):
+    halves = {key: tensor.half() for key, tensor in random(motion_shapes(WIDE, 32)).items()}
+    path = saved(tmp_path / "m.safetensors", halves)
+    assert {tensor.dtype for tensor in load(path).state_dict().values()} == {torch.float16}
+    module = load(path, dtype=torch.float32)
+    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float32}
+    assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def adapter(heads=4, positions=24, middle=False):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    made = diffusers.MotionAdapter(
+        block_out_channels=WIDE, motion_num_attention_heads=heads, motion_norm_num_groups=16,
+        motion_max_seq_length=positions, use_motion_mid_block=middle)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made
+
+
+@pytest.mark.parametrize("variant, safe", [(None, True), ("fp16", True), (None, False)])
+def test_a_folder_of_diffusers(variant, safe, tmp_path):
+    theirs = adapter()
+    theirs.save_pretrained(tmp_path, variant=variant, safe_serialization=safe)
+    assert check(tmp_path).name == "AnimateDiff v1"
+    module = load(tmp_path, as_diffusers=True)
+    assert (module.layout.heads, module.layout.groups, module.layout.positions) == (4, 16, 24)
+    x = torch.randn(6, 64, 2, 2, generator=torch.Generator().manual_seed(0))
+    ours = module.transformers("up")[4](x, 3)
+    expected = theirs.up_blocks[1].motion_modules[1](x, num_frames=3)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def test_a_file_in_the_layout_of_diffusers(tmp_path):
+    theirs = adapter(heads=8, positions=32, middle=True)
+    path = saved(tmp_path / "m.safetensors", theirs.state_dict())
+    assert check(path).name == "AnimateDiff v2"
+    ours = load(path).state_dict()["mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.norms.1.bias"]
+    assert torch.equal(ours, theirs.mid_block.motion_modules[0].transformer_blocks[0].norm2.bias)
+
+
+# --- motion LoRA
+
+BLOCK = "down_blocks.1.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1."
+SPELLED = {
+    "animatediff": (BLOCK + "processor.to_{}_lora.{}.weight", "down", "up"),
+    "kohya": ((BLOCK + "to_{}").replace(".", "_") + ".lora_{}.weight", "down", "up"),
+    "diffusers": ("unet.down_blocks.1.motion_modules.0.transformer_blocks.0.attn2.to_{}.lora_{}.weight", "A", "B"),
+}
+
+
+@pytest.mark.parametrize("spelled, alpha", [*((spelled, None) for spelled in SPELLED), ("kohya", 2.0)])
+def test_a_motion_lora_is_added(spelled, alpha, tmp_path):
+    tensors = random(motion_shapes(WIDE, 32, True))
+    path = saved(tmp_path / "m.safetensors", tensors)
+    form, down, up = SPELLED[spelled]
+    parts, changes = {}, {}
+    for part in ("q", "v", "out"):
+        here = part + ({"kohya": "_0", "diffusers": ".0"}.get(spelled, "") if part == "out" else "")
+        a, b = torch.randn(4, 64), torch.randn(64, 4)
+        parts |= {form.format(here, down): a, form.format(here, up): b}
+        if alpha is not None:
+            parts[form.format(here, down).replace(".lora_down.weight", ".alpha")] = torch.tensor(alpha)
+        changes[BLOCK + f"to_{part}" + (".0" if part == "out" else "") + ".weight"] = b @ a * (alpha or 4) / 4
+    file = saved(tmp_path / "zoom.ckpt", parts, animatediff_config={})
+    loaded = load(path, loras=[(file, 0.5), (file, 0.25)]).state_dict()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(loaded[name], tensor + 0.75 * changes.get(name, 0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("contents, words", [
+    ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 32)}, "it is a LoRA"),
+    ({BLOCK.replace("1.motion", "7.motion") + "processor.to_q_lora.down.weight": (4, 64)}, "is not in the model"),
+    ({BLOCK + "processor.to_q_lora.down.weight": (4, 64)}, "half of it is missing"),
+    ({BLOCK + "processor.to_q_lora.down.weight": (4, 32), BLOCK + "processor.to_q_lora.up.weight": (32, 4)},
+     "of another size"),
+])
+def test_other_loras_are_refused(contents, words, tmp_path):
+    path = saved(tmp_path / "m.safetensors", random(motion_shapes(WIDE, 32)))
+    file = saved(tmp_path / "l.safetensors", random(contents))
+    line = refusal(load, path, loras=[(file, 1.0)])
+    assert words in line and "m.safetensors cannot take the motion LoRA" in line and "for AnimateDiff v3" in line
+    assert "does not exist" in refusal(load, path, loras=[(tmp_path / "gone.ckpt", 1.0)])
+
+
+# --- refusals
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shelf")
+    v3 = motion_shapes(FULL, 32)
+    first = next(iter(v3))
+    for name, shapes in {
+        "hotshot_own": {"down_blocks.0.temporal_attentions.0.norm.weight": (320,)},
+        "hotshot": motion_shapes(FULL[:3], 24),
+        "lora": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)},
+        "motion_lora": {BLOCK + "processor.to_q_lora.down.weight": (4, 640)},
+        "sd15": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+        "pia": v3 | {"conv_in.weight": (320, 9, 3, 3)},
+        "unknown": v3 | {"down_blocks.0.motion_modules.0.temporal_transformer.extra": (1,)},
+        "size": v3 | {"up_blocks.0.motion_modules.0.temporal_transformer.proj_out.bias": (5,)},
+        "incomplete": {name: shape for name, shape in v3.items() if name != first},
+        "half": {name: shape for name, shape in v3.items() if not name.startswith("up_")},
+        "other": {"a": (1,)},
+    }.items():
+        sparse(root / f"{name}.safetensors", shapes)
+    (root / "page.ckpt").write_text("<!DOCTYPE html><html></html>")
+    (root / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
+    (root / "cut.safetensors").write_bytes((root / "pia.safetensors").read_bytes()[:4000])
+    torch.save({"state_dict": {"down_blocks.0.motion_modules.0.x": Code()}}, root / "code.ckpt")
+    (root / "empty").mkdir()
+    (root / "torn").mkdir()
+    (root / "torn" / "config.json").write_text(json.dumps({"motion_num_attention_heads": 8}))
+    return root
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("gone.ckpt", "gone.ckpt does not exist; choose an AnimateDiff motion module"),
+    ("hotshot_own.safetensors", "is a HotShot-XL motion module; choose"),
+    ("hotshot.safetensors", "is of HotShot-XL, which is not supported; choose one of AnimateDiff-SDXL"),
+    ("lora.safetensors", "is a LoRA; choose"),
+    ("motion_lora.safetensors", "is an AnimateDiff motion LoRA; choose"),
+    ("sd15.safetensors", "is a checkpoint file; choose"),
+    ("pia.safetensors", "holds more than motion (conv_in.weight), as image-to-video modules do; choose"),
+    ("unknown.safetensors", "holds more than motion (down_blocks.0.motion_modules.0.temporal_transformer.extra)"),
+    ("size.safetensors", "proj_out.bias of [5] in place of [1280]; choose"),
+    ("incomplete.safetensors", "is incomplete, without down_blocks.0.motion_modules.0."),
+    ("half.safetensors", "is incomplete, without up_blocks.0"),
+    ("other.safetensors", "is no known model file; choose"),
+    ("page.ckpt", "is damaged or no model file"),
+    ("page.safetensors", "is damaged or no model file"),
+    ("cut.safetensors", "is damaged or no model file"),
+    ("code.ckpt", "holds Python code besides weights, which is never run"),
+    ("empty", "is a folder without diffusion_pytorch_model.safetensors"),
+    ("torn", "is a folder without diffusion_pytorch_model.safetensors"),
+])
+def test_what_is_no_motion_module_is_refused_in_one_line(name, words, shelf, capsys):
+    for call in (check, load):
+        assert words in refusal(call, shelf / name)
+    assert "this must never run" not in capsys.readouterr().out
+
+
+def test_a_layout_that_heads_and_groups_do_not_divide_is_refused(tmp_path):
+    path = saved(tmp_path / "m.safetensors", random(motion_shapes((8, 16, 16, 16), 32)))
+    assert "has an unknown layout" in refusal(check, path)

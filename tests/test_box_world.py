@@ -260,7 +260,7 @@ def test_a_flat_clip_is_unclear(level):
     assert read(torch.full((12, 3, SIZE, SIZE), level)) == UNCLEAR
 
 
-@pytest.mark.parametrize("second", ["a red circle turns", "a yellow star turns", "a white square turns"])
+@pytest.mark.parametrize("second", ["a red circle turns", "a yellow star turns", "a blue square turns"])
 def test_two_objects_are_unclear(second):
     one, other = random_scene(seeded(15), "a red circle turns"), random_scene(seeded(16), second)
     one = dataclasses.replace(one, centre=(16.0, 20.0))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ivmixed.standalone import metrics, networks, quality
+from ivmixed import metrics
+from ivmixed.standalone import networks, quality
 from ivmixed.standalone.cli import main
 from ivmixed.standalone.media import as_frames, read_clip, write_clip
 from ivmixed.standalone.networks import ClipScore, VideoFeatures, frechet_distance

@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
 
-from ivmixed import OptionError, Options
+from ivmixed import OptionError, Options, Schedule
 from ivmixed.plan import released_plan
 from ivmixed.standalone import IVMixedPipeline
 from ivmixed.standalone.models import Denoiser, image_view
+from ivmixed.standalone.pipeline import plan_of
 
 from . import tiny
 
@@ -92,7 +93,7 @@ def test_released_modelscope_loop_resizes_for_the_image_model(side):
     expected = released_loop("modelscope", video, (image, image.unet), 5, 4.0, 7.5, noise(), resize)
     clip = IVMixedPipeline(video, image)(
         PROMPT, NEGATIVE, frames=4, steps=5, loop="modelscope", latents=noise(), progress=False,
-        image_size=None if resize is None else (2 * side, 2 * side))
+        options=Options(image_size=None if resize is None else (2 * side, 2 * side), image_resize="nearest"))
     torch.testing.assert_close(clip.latents, expected, rtol=1e-5, atol=1e-4)
 
 
@@ -197,6 +198,67 @@ def test_v_prediction_is_the_same_prediction_in_other_words():
     assert (pipe(PROMPT, **settings).latents - expected).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_image_model_has_words_of_its_own(separate):
+    """What it is told is what its text encoder makes of them; the video model hears nothing of it."""
+    video = tiny.animatediff()
+    pipe = IVMixedPipeline(video, tiny.stable_diffusion() if separate else None)
+    settings = {"frames": 2, "steps": 3, "latents": noise(2), "progress": False}
+    heard = {"video": [], "image": []}
+    encoder = pipe.image or video
+    original = Denoiser._network
+
+    def listening(self, sample, context):
+        heard["video" if self.unet is video.unet else "image"].append(context[::len(context) // 2])
+        return original(self, sample, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Denoiser, "_network", listening)
+        own = pipe(PROMPT, NEGATIVE, **settings, options=Options(
+            image_prompt="a sharp photo", image_negative_prompt="noise")).latents
+    for name, pipeline, words in (("video", video, (PROMPT, NEGATIVE)), ("image", encoder, ("a sharp photo", "noise"))):
+        cond, uncond = pipeline.encode_prompt(words[0], torch.device("cpu"), 1, True, words[1])
+        expected = torch.cat([uncond, cond])
+        assert heard[name] and all(torch.equal(context, expected) for context in heard[name])
+    same = pipe(PROMPT, NEGATIVE, **settings, options=Options(
+        image_prompt=PROMPT, image_negative_prompt=NEGATIVE)).latents
+    assert torch.equal(same, pipe(PROMPT, NEGATIVE, **settings).latents) and (own - same).abs().max() > 1e-3
+
+
+def test_what_only_a_webui_has_is_refused():
+    with pytest.raises(OptionError, match="image_checkpoint = 'other' is not allowed; allowed: nothing outside of a W"):
+        plan_of(Schedule.linear(), Schedule.scaled_linear(), 5, Options(image_checkpoint="other"))
+
+
+def test_the_steps_of_distilled_models_end_one_before_the_first_timestep():
+    table = Schedule.linear()
+    plan = plan_of(table, Schedule.scaled_linear(), 4, Options(), solver="lcm")
+    ordinary = [move for move in plan.moves if move.kind == "ordinary"]
+    timesteps = [table.sigma_to_timestep(move.sigma_from) for move in ordinary]
+    assert timesteps == pytest.approx([999, 749.25, 499.5, 249.75])
+    assert ordinary[-1].sigma_to == 0 and plan.active_steps == 3
+
+
+@torch.no_grad()
+def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
+    """Zero terminal SNR, where a prediction of noise says nothing: the first step by hand, in VP coordinates."""
+    video = tiny.animatediff()
+    video.scheduler = video.scheduler.from_config(
+        video.scheduler.config, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    pipe = IVMixedPipeline(video)
+    table, start = pipe.video_table, noise(2)
+    assert table.sigma_max == pytest.approx(4096, rel=1e-4)
+    after = []
+    clip = pipe(PROMPT, frames=2, steps=4, latents=start, options=Options(interval=(25, 100)), cfg_scale=1.0,
+                callback_on_step_end=lambda pipe, step, t, given: after.append(given["latents"]), progress=False)
+    cond, _ = video.encode_prompt(PROMPT, torch.device("cpu"), 1, True, "")
+    v = video.unet(start.transpose(0, 1)[None], torch.tensor(999.0), encoder_hidden_states=cond.repeat(2, 1, 1))[0]
+    a = table.timestep_to_abar(666.0)
+    expected = -(a**0.5) * v[0].transpose(0, 1) + (1 - a) ** 0.5 * start
+    torch.testing.assert_close(after[0], expected, rtol=2e-3, atol=2e-3)
+    assert clip.plan.count("image") > 0 and clip.latents.isfinite().all()
+
+
 @pytest.mark.parametrize("wrong, words", [
     ({"frames": 17}, "frames = 17"), ({"frames": 0}, "frames = 0"), ({"width": 15}, "width = 15"),
     ({"loop": "vc"}, "loop = 'vc'"),
@@ -214,7 +276,7 @@ def test_refused_before_the_first_evaluation(wrong, words):
 
 def test_released_options_become_the_released_plan():
     pipe = IVMixedPipeline(tiny.animatediff())
-    got = pipe.plan(9, Options(z_percent=33.3, interval=(0, 100)), loop="videocrafter", cfg_scale=9.0)
+    got = pipe.plan(9, Options(z_percent=33.3, image_resize="nearest"), loop="videocrafter", cfg_scale=9.0)
     assert got == released_plan("videocrafter", 9, pipe.video_table, cfg_scale=9.0, interval=(0, 8), zz=3)
 
 
@@ -240,3 +302,33 @@ def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     monkeypatch.setattr(Denoiser, "_asked", property(lambda self: None, lambda self, x: None), raising=False)
     torch.testing.assert_close(make().latents, clip.latents, rtol=1e-5, atol=1e-3)  # of a size of 60
     assert len(calls) == len(clip.plan.moves) > clip.plan.evaluations
+
+
+FEATURES = Options(back_moves="reuse", reused="features", fresh_percent=70)
+
+
+@pytest.mark.parametrize("make, chunk", [
+    (tiny.animatediff, None), (tiny.animatediff, 2), (lambda: (tiny.modelscope(), tiny.stable_diffusion()), None)])
+def test_deep_features_are_each_models_own(make, chunk):
+    """A layer deep inside runs in whole evaluations alone; what the clip becomes is near the exact one, not it."""
+    pipelines = make()
+    pipe = IVMixedPipeline(*(pipelines if isinstance(pipelines, tuple) else (pipelines,)))
+    unets = {id(p.unet): p.unet for p in (pipe.video, pipe.image or pipe.video)}
+    calls = []
+    for unet in unets.values():
+        unet.mid_block.resnets[0].register_forward_hook(lambda *call: calls.append(1))
+
+    def clip(options):
+        calls.clear()
+        return pipe(PROMPT, NEGATIVE, frames=3, steps=5, options=options, latents=noise(3), image_chunk=chunk,
+                    progress=False)
+
+    before = clip(Options())
+    fast = clip(FEATURES)
+    times = {"video": 1, "image": 1 if chunk is None else 2}
+    whole = [move for move in fast.plan.moves if not move.reuse]
+    assert fast.plan.evaluations == before.plan.evaluations > len(whole)
+    assert len(calls) == sum(times[move.model] for move in whole)
+    assert 1e-3 < (fast.latents - before.latents).norm() / before.latents.norm() < 0.3
+    assert torch.equal(clip(FEATURES).latents, fast.latents)
+    assert torch.equal(clip(Options()).latents, before.latents)

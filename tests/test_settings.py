@@ -48,7 +48,8 @@ def test_paths_are_kept_absolute_and_the_box_by_name(monkeypatch, tmp_path):
     ("size", "512"), ("size", "100x64"), ("size", (512, 0)), ("size", "8x8x8"), ("size", 512), ("frames", 0),
     ("frames", 1025), ("frames", 2.5), ("frames", True), ("steps", 0), ("steps", "x"), ("cfg", -1), ("cfg", "nan"),
     ("fps", 0), ("seed", -1), ("seed", "abc"), ("precision", "fp8"), ("loop", "other"),
-    ("image_resize", "cubic"), ("image_lora", "x.pt:11"), ("image_lora", 5), ("checkpoint", ""), ("prompt", 5),
+    ("image_lora", "x.pt:11"), ("image_lora", 5), ("checkpoint", ""), ("prompt", 5),
+    ("solver", "heun"),
     ("checkpoint", None), ("image_chunk", 0),
 ])
 def test_wrong_values_are_refused_by_name(field, value):

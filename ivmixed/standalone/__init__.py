@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..clipfiles import MediaError
     from .loading import LoadError
-    from .media import MediaError
     from .pipeline import Clip, IVMixedPipeline
     from .txt2vid import generate, load, plan
 

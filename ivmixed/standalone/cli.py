@@ -26,6 +26,9 @@ EXAMPLES = f"""examples:
   ivmixed txt2vid --from clip.mp4 --seed 2 --out another.mp4
 presets: {"; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())}"""
 
+KNOWN = tuple(option for option in OPTIONS if not option.webui)
+"""The sampler's options that the command line has."""
+
 
 class UsageError(ValueError):
     """The command line cannot be understood."""
@@ -51,12 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
             _flag(name), dest=name, metavar=declared.metavar or None, choices=declared.choices or None,
             action="append" if name == "image_lora" else "store", help=declared.help.replace("%", "%%"))
     groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
-    for option in OPTIONS:
+    for option in KNOWN:
         more: dict[str, Any] = {} if option.kind == "choice" else {"metavar": "X"}
         if option.kind == "pair":
             more["nargs"] = "+"
         choices = option.choices or None
-        groups["sampler"].add_argument(
+        groups["image model" if option.kind == "text" else "sampler"].add_argument(
             _flag(option.name), dest="option_" + option.name, choices=choices, **more,
             help=f"{option.help}; {option.allowed} (default: {_said(option.default)})".replace("%", "%%"))
     run = groups["run"]
@@ -109,7 +112,7 @@ def _flag(name: str) -> str:
 
 
 def _said(value: Any) -> str:
-    return " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+    return (" ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -125,10 +128,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
         values["loop"] = preset.loop
         if preset.cfg_scale is not None:
             values["cfg"] = preset.cfg_scale
-        options = preset.options.to_dict()
+        of_clip = {option.name: options[option.name] for option in KNOWN if option.of_clip and option.name in options}
+        options = {**preset.options.to_dict(), **of_clip}
     given = vars(args)
     values.update({name: given[name] for name in FIELDS if given[name] is not None})
-    for option in OPTIONS:
+    for option in KNOWN:
         text = given["option_" + option.name]
         if text is not None:
             options[option.name] = option.from_text(" to ".join(text) if isinstance(text, list) else text)
@@ -198,7 +202,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
 
 def _report(clips: Mapping[str, Clip], written: Sequence[Path], as_json: bool) -> None:
-    from . import metrics
+    from .. import metrics
 
     rows = {}
     for name, clip in clips.items():

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from .. import metrics
 from ..options import OptionError
 from ..presets import PRESETS
-from . import media, metrics, txt2vid
+from . import media, txt2vid
 from .box import FRAMES
 from .box.checker import obeys
 from .box.scenes import random_scene, render

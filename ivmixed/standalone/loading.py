@@ -15,26 +15,23 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import pickle
 import re
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers  # its names load when they are first used, so `check` stays quick
-import safetensors.torch
 import torch
 
-Source = str | os.PathLike[str]
-Tensors = dict[str, torch.Tensor]
+from ..motion import files, lora
+from ..motion.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
+from ..motion.loading import to_diffusers
 
 SD15 = Path(__file__).with_name("sd15")
 
-CHECKPOINT, MOTION, LORA, VAE = "a checkpoint file", "an AnimateDiff motion module", "a LoRA", "a VAE file"
 FOLDER = "a diffusers folder of "
 MODELSCOPE, ANIMATEDIFF = FOLDER + "TextToVideoSDPipeline", FOLDER + "AnimateDiffPipeline"
 STABLE_DIFFUSION = FOLDER + "StableDiffusionPipeline"
@@ -48,41 +45,6 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "vae": (VAE, FOLDER + "AutoencoderKL"),
 }
 """What each argument may name, in the words that `_kind` says of a file or folder."""
-
-OTHER = "a model of another family (SD 3, Flux or the like)"
-SIGNS = (
-    (r"motion_modules\..*lora", "an AnimateDiff motion LoRA"),
-    (r"controlnet_cond_embedding|^control_model\.", "a ControlNet"),
-    (r"temporal_attentions\.", "a HotShot-XL motion module"),
-    (r"motion_modules\.", MOTION),
-    (r"^model\.diffusion_model\.input_blocks\.", CHECKPOINT),
-    (r"(double|single|joint)_blocks", OTHER),
-    (r"hada_w|lokr_w|oft_blocks", "a LyCORIS file (LoHa, LoKr or OFT)"),
-    (r"lora[._]", LORA),
-    (r"^model\.diffusion_model\.", OTHER),
-    (r"^(first_stage_model\.)?decoder\.conv_in\.", VAE),
-    (r"^(down_blocks|mid_block)\.", "the UNet of a diffusers folder (give the whole folder)"),
-    (r"^emb_params$", "a textual inversion embedding"),
-)
-"""A tensor whose name matches tells what a file is; the first match counts."""
-
-FAMILIES = {1024: "SD 2", 1280: "the SDXL refiner", 2048: "SDXL"}
-"""Width of the text embedding -> the family of models that has it."""
-
-MOTION_NAMES = (
-    (".temporal_transformer.", "."),
-    (".attention_blocks.0.pos_encoder.", ".pos_embed."),
-    (".attention_blocks.0.", ".attn1."),
-    (".attention_blocks.1.", ".attn2."),
-    (".norms.0.", ".norm1."),
-    (".norms.1.", ".norm2."),
-    (".ff_norm.", ".norm3."),
-)
-"""AnimateDiff's names -> diffusers'. diffusers has one position table for the two attentions of a block."""
-
-LORA_NAME = re.compile(r"(.+?)(?:[._]lora(?:_linear_layer)?[._](down|up|A|B)(?:\.default)?\.weight|\.alpha)$")
-"""A tensor of a LoRA: its layer, and which side of it; kohya's ``.lora_down``, peft's ``.lora_A``, diffusers' older
-``.lora.down``, ``_lora.down`` and ``.lora_linear_layer.down``."""
 
 POSITIONS = 32
 """Length of the position table where a file has none (AnimateLCM's); the sinusoids that it omits are diffusers'."""
@@ -225,9 +187,9 @@ def _folder_kind(folder: Path, unet: Mapping[str, Any]) -> str:
 
 
 def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
-    kind = next((kind for sign, kind in SIGNS if any(re.search(sign, name) for name in tensors)), "no known model file")
+    kind = files.kind(tensors)
     if kind == MOTION:
-        return kind + _motion_family(_motion_config(_motion_tensors(tensors))["block_out_channels"], unet)
+        return kind + _motion_family(_motion_config(to_diffusers(tensors))["block_out_channels"], unet)
     if kind in (CHECKPOINT, LORA):
         channels = _width(tensors, r"^model\.diffusion_model\.input_blocks\.0\.0\.weight$")
         if channels not in (None, unet["in_channels"]):
@@ -299,32 +261,11 @@ def _header(field: str, path: Source) -> Tensors:
 
 
 def _tensors(field: str, path: Source, device: str = "cpu") -> Tensors:
-    """The tensors of a file by name, mapped from disk where its format allows. Raises LoadError."""
+    """The tensors of a file by name. Raises LoadError."""
     try:
-        if Path(path).suffix != ".safetensors":
-            state: Any = torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
-        elif device == "cpu":
-            state = safetensors.torch.load_file(path)
-        else:
-            with safetensors.safe_open(path, "pt") as file:
-                names = file.offset_keys()
-                state = {name: torch.empty(file.get_slice(name).get_shape(), device=device) for name in names}
-    except pickle.UnpicklingError as error:
-        code = "GLOBAL" in str(error)
-        problem = "holds Python code besides weights, which is never run (look for its .safetensors)"
-        raise LoadError(field, path, problem if code else "is damaged or no model file") from error
-    except Exception as error:  # of any kind: bytes that are no pickle can look like the start of one
-        raise LoadError(field, path, f"is damaged or no model file ({_line(error)})") from error
-    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    state = state if isinstance(state, dict) else {}
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()
-            if isinstance(tensor, torch.Tensor)}
-
-
-def _line(error: Exception) -> str:
-    """An error of a library as part of one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return files.read(path, device)
+    except files.FileError as error:
+        raise LoadError(field, path, str(error)) from error
 
 
 # Loading
@@ -360,7 +301,7 @@ def _loading(field: str, path: Source) -> Iterator[None]:
     except (LoadError, MemoryError):
         raise
     except Exception as error:  # of any kind: three libraries read files here
-        raise LoadError(field, path, f"could not be loaded ({_line(error)})") from error
+        raise LoadError(field, path, f"could not be loaded ({files.one_line(error)})") from error
 
 
 def _load_pipeline(field: str, path: Source, vae: Source | None, dtype: torch.dtype, config: Path) -> Any:
@@ -445,7 +386,7 @@ def _load_motion(path: Source, dtype: torch.dtype) -> Any:
 
     if os.path.isdir(path):
         return diffusers.MotionAdapter.from_pretrained(os.fspath(path), torch_dtype=dtype, local_files_only=True)
-    state = _motion_tensors(_tensors("motion_module", path))
+    state = to_diffusers(_tensors("motion_module", path))
     for name in [name for name in state if ".pos_encoder." in name]:  # what is left is the second attention's
         table = state.pop(name)
         if not torch.equal(table, state[name.replace(".attn2.pos_encoder.", ".pos_embed.")]):
@@ -457,18 +398,8 @@ def _load_motion(path: Source, dtype: torch.dtype) -> Any:
     return adapter.to(dtype).eval()
 
 
-def _motion_tensors(tensors: Tensors) -> Tensors:
-    """A motion module's tensors under diffusers' names."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for old, new in MOTION_NAMES:
-            name = name.replace(old, new)
-        renamed[name] = tensor
-    return renamed
-
-
 def _motion_config(state: Tensors) -> dict[str, Any]:
-    """The arguments of the MotionAdapter that `_motion_tensors` fit, read from names and shapes."""
+    """The arguments of the MotionAdapter that `to_diffusers` tensors fit, read from names and shapes."""
     blocks: dict[int, int] = {}
     for name, tensor in state.items():
         if match := re.match(r"down_blocks\.(\d+)\.motion_modules\.0\.norm\.weight$", name):
@@ -494,60 +425,11 @@ def _with_motion(unet: Any, adapter: Any) -> Any:
 
 
 def _fuse_lora(pipeline: Any, path: Source, weight: float) -> None:
-    """Add ``weight * alpha / rank * up @ down`` to every layer of UNet and text encoder that a LoRA names.
-
-    Source: Hu et al. 2021, arXiv 2106.09685, section 4.1. Not diffusers' own loader, which drops what it does not
-    match without an error, and with peft 0.21 and transformers 5 does not match the alphas of kohya's attention layers
-    nor the attention of kohya's text encoders. Raises ValueError where a name is not matched here.
-    """
+    """Add a LoRA to the UNet and the text encoder that it names. Raises ValueError where a name is not matched."""
     layers = {"unet_" + name.replace(".", "_"): layer for name, layer in pipeline.unet.named_modules()}
     layers.update({"te_" + name.removeprefix("text_model.").replace(".", "_"): layer
                    for name, layer in pipeline.text_encoder.named_modules()})
-    adapter = _adapter(path)
-    for name, parts in _lora_parts(_tensors("image_lora", path)).items():
-        if name not in layers or not {"down", "up"} <= set(parts):
-            raise ValueError(f"layer {name} is not in an SD 1.5 model, or half of it is missing")
-        down, up = parts["down"].float(), parts["up"].float()
-        rank = down.shape[0]
-        own = adapter.get("unet.lora_alpha" if name.startswith("unet_") else "text_encoder.lora_alpha", rank)
-        scale = weight * float(parts.get("alpha", own)) / rank
-        target = layers[name].weight
-        change = (up.flatten(1) @ down.flatten(1)).reshape(target.shape)  # of a convolution, up is 1 x 1
-        target.data = (target.data.float() + scale * change).to(target.dtype)
-
-
-def _lora_parts(tensors: Tensors) -> dict[str, Tensors]:
-    """The parts "down", "up" and perhaps "alpha" of each layer, which is named ``unet_...`` or ``te_...``.
-
-    Raises ValueError for a part that a plain LoRA does not have.
-    """
-    layers: dict[str, Tensors] = {}
-    for name, tensor in tensors.items():
-        match = LORA_NAME.match(name)
-        if match is None:
-            raise ValueError(f"{name} is not part of a plain LoRA")
-        layer = re.sub(r"\.processor\.to_out$", ".to_out.0", match[1]).replace(".processor.", ".").replace(".", "_")
-        layer = re.sub(r"^(?=down_|mid_|up_)", "unet_", layer.removeprefix("lora_"))
-        layer = re.sub(r"^(te|text_encoder)_(text_model_)?", "te_", layer)
-        part = {"A": "down", "B": "up"}.get(match[2], match[2] or "alpha")
-        layers.setdefault(layer, {})[part] = tensor
-    return layers
-
-
-def _adapter(path: Source) -> dict[str, Any]:
-    """peft's configuration of a LoRA, from the header where diffusers writes it; empty for other files.
-
-    Raises ValueError where it asks for more than a plain LoRA.
-    """
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safetensors.safe_open(path, "pt") as file:
-        adapter = dict(json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}")))
-    special = [name for name, value in adapter.items()
-               if value and name.split(".")[-1] in ("alpha_pattern", "use_rslora", "use_dora")]
-    if special:
-        raise ValueError(f"it is not a plain LoRA: {special[0]} is set")
-    return adapter
+    lora.fuse(layers, path, weight)
 
 
 def _complete(model: Any) -> Any:

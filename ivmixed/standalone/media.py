@@ -21,36 +21,21 @@ import os
 import re
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Frames = NDArray[np.uint8]
-
-FASTEST = {".gif": 50.0, ".mp4": 240.0, ".webm": 240.0, ".webp": 240.0, ".png": 240.0}
-"""The endings, and how many frames a second each may have. Browsers show a GIF frame of 0.01 s for 0.1 s."""
+from ..clipfiles import ASCII, EXIF, FASTEST, USER_COMMENT, WRITERS, Frames, MediaError, numbered
 
 _OWNER = "ivmixed"  # the key in the JSON that says whose it is
-_EXIF, _USER_COMMENT = 0x8769, 0x9286  # tags of Exif 2.3, tables 3 and 7
-_ASCII = b"ASCII\0\0\0"  # how a user comment says its encoding, table 9
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, av.FFmpegError)  # what reading a bad file raises
 _DARK, _LIGHT, _GAP, _FONT = 24, 235, 8, 14  # grey levels; pixels
-
-
-class MediaError(ValueError):
-    """A file cannot be written or read. The message is one line for whoever makes the clip."""
-
-    def __init__(self, problem: str):
-        super().__init__(f"IV-mixed: {problem}.")
 
 
 def as_frames(clip: Tensor) -> Frames:
@@ -103,7 +88,7 @@ def write_clip(
     readable = json.dumps(mark, ensure_ascii=False, indent=2) + "\n"
     try:
         with tempfile.TemporaryDirectory(prefix=".ivmixed-", dir=path.parent) as folder:
-            files = _WRITERS[path.suffix.lower()](Path(folder, path.name), _checked(frames), fps, comment)
+            files = WRITERS[path.suffix.lower()](Path(folder, path.name), _checked(frames), fps, comment)
             files.append(_sidecar(Path(folder, path.name)))
             files[-1].write_bytes(readable.encode("utf-8", "backslashreplace"))  # JSON escapes what UTF-8 cannot hold
             for file in files:
@@ -111,7 +96,7 @@ def write_clip(
     except (OSError, av.FFmpegError) as error:
         raise MediaError(f"{path} could not be written: {error.strerror or error}") from error
     if path.suffix.lower() == ".png":
-        for surplus in _numbered(path, start=len(files)):
+        for surplus in numbered(path, start=len(files)):
             if not surplus.exists() or _mark(surplus) is None:
                 break
             surplus.unlink()
@@ -135,70 +120,6 @@ def _checked(frames: Frames | Tensor | Sequence[Frames]) -> Iterator[Frames]:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != frames[0].shape:
             raise ValueError(f"frame {k} is {frame.dtype} {frame.shape}; needed: uint8 (height, width, 3), all alike")
         yield frame
-
-
-def _delays(count: int, fps: float, unit: int) -> list[int]:
-    """Milliseconds that each frame is shown, in whole ``unit`` milliseconds, without drift over the clip."""
-    ends = [unit * round(1000 * k / fps / unit) for k in range(count + 1)]
-    return [end - start for start, end in zip(ends, ends[1:])]
-
-
-def _write_gif(path: Path, frames: Iterator[Frames], fps: float, comment: str) -> list[Path]:
-    clip = np.stack(list(frames))
-    # One palette for all frames, and no dithering: whatever does not change in the clip does not flicker in the file.
-    palette = Image.fromarray(clip.reshape(-1, *clip.shape[2:])).quantize(256, Image.Quantize.MEDIANCUT)
-    first, *rest = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in clip]
-    first.save(path, save_all=True, append_images=rest, duration=_delays(len(clip), fps, unit=10), loop=0,
-               comment=comment.encode("ascii"))
-    return [path]
-
-
-def _write_webp(path: Path, frames: Iterator[Frames], fps: float, comment: str) -> list[Path]:
-    exif = Image.Exif()
-    exif[_EXIF] = {_USER_COMMENT: _ASCII + comment.encode("ascii")}
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    first.save(path, save_all=True, append_images=rest, duration=_delays(1 + len(rest), fps, unit=1), loop=0,
-               lossless=True, exif=exif)
-    return [path]
-
-
-def _write_png(path: Path, frames: Iterator[Frames], fps: float, comment: str) -> list[Path]:
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Comment", comment)
-    files = []
-    for file, frame in zip(_numbered(path), frames):
-        Image.fromarray(frame).save(file, pnginfo=text)
-        files.append(file)
-    return files
-
-
-def _write_video(path: Path, frames: Iterator[Frames], fps: float, comment: str) -> list[Path]:
-    is_mp4 = path.suffix.lower() == ".mp4"
-    first = next(frames)
-    height, width, _ = first.shape
-    if height % 2 or width % 2:
-        raise MediaError(f"size = {width}x{height} is odd; {path.suffix} needs an even width and height")
-    with av.open(str(path), "w", options={"movflags": "faststart"} if is_mp4 else {}) as container:
-        container.metadata["comment"] = comment
-        options = {"crf": "16"} if is_mp4 else {"crf": "16", "b": "0", "row-mt": "1", "cpu-used": "2"}
-        stream = container.add_stream("libx264" if is_mp4 else "libvpx-vp9",
-                                      Fraction(fps).limit_denominator(1001), options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        codec = stream.codec_context
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for frame in itertools.chain([first], frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)))
-        container.mux(stream.encode())
-    return [path]
-
-
-_Writer = Callable[[Path, Iterator[Frames], float, str], list[Path]]
-_WRITERS: dict[str, _Writer] = {
-    ".gif": _write_gif, ".mp4": _write_video, ".webm": _write_video, ".webp": _write_webp, ".png": _write_png,
-}
 
 
 # --- reading
@@ -290,7 +211,7 @@ def _comment(file: Path) -> str:
             return str({key.lower(): text for key, text in container.metadata.items()}.get("comment", ""))
     with Image.open(file) as image:
         if ending == ".webp":
-            comment = image.getexif().get_ifd(_EXIF).get(_USER_COMMENT, b"").removeprefix(_ASCII)
+            comment = image.getexif().get_ifd(EXIF).get(USER_COMMENT, b"").removeprefix(ASCII)
         else:
             comment = image.info.get("Comment" if ending == ".png" else "comment", "")
     return comment.decode("ascii", "replace") if isinstance(comment, bytes) else str(comment)
@@ -303,7 +224,7 @@ def _present(path: Path) -> list[Path]:
     ending = path.suffix.lower()
     if ending not in (*FASTEST, ".json"):
         raise MediaError(f"{path} has an unknown ending; allowed: {', '.join(FASTEST)}")
-    files = list(itertools.takewhile(Path.is_file, _numbered(path))) if ending == ".png" else []
+    files = list(itertools.takewhile(Path.is_file, numbered(path))) if ending == ".png" else []
     if not files and not path.is_file():
         raise MediaError(f"there is no file {path}")
     return files or [path]
@@ -316,10 +237,6 @@ def _frames_in(folder: Path) -> list[Path]:
         raise MediaError(f"{folder} holds {'PNG frames of more than one clip' if names else 'no clip'}; allowed: "
                          f"a file ({', '.join(FASTEST)}), or a folder of the PNG frames of one clip")
     return files
-
-
-def _numbered(path: Path, start: int = 1) -> Iterator[Path]:
-    return (path.with_name(f"{path.stem}-{k:04d}{path.suffix}") for k in itertools.count(start))
 
 
 def _sidecar(path: Path) -> Path:

@@ -5,13 +5,18 @@ Both are denoisers as `ivmixed.sample_iv_mixed` wants them: ``model(x, sigma, co
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
+from ..features import DeepFeatures
+from ..plan import Move, Plan
 from ..schedule import Schedule
 
 
@@ -50,65 +55,94 @@ def _share(source: torch.nn.Module, target: torch.nn.Module) -> None:
             setattr(target, name, getattr(source, name))
 
 
+def deep_layers(unet: Any) -> list[torch.nn.Module]:
+    """All of a diffusers UNet but its first convolution, its last layer of the outermost level, and what is behind."""
+    down, up = unet.down_blocks, unet.up_blocks
+    outermost = [child[:-1] if block is up[-1] else child
+                 for block in (down[0], up[-1]) for child in block.children() if isinstance(child, torch.nn.ModuleList)]
+    inside = list(itertools.chain(*outermost))
+    return [*inside, *down[1:], unet.mid_block, *up[:-1]]
+
+
 class Denoiser:
     """A diffusers UNet as a denoiser.
 
     ``unet``: UNetMotionModel, UNet3DConditionModel or UNet2DConditionModel. ``schedule``: the noise table that it was
-    trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (1, tokens, width), the encoded
+    trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (clips, tokens, width), the encoded
     prompts. ``chunk``: at most so many frames at once (image models only).
 
-    Asked again about the very tensor and level of its latest call, it answers from memory: guidance costs no network.
-    ``level`` is the noise level of the next call as a plain number, so that the device need not be asked for it.
+    Before every evaluation it is told by `expect` which move it is for. Asked again about the very tensor and level of
+    its latest call, it answers from memory: guidance costs no network.
     """
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
                  chunk: int | None = None):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.uncond, self.cond = uncond, cond
-        self.level = schedule.sigma_max
+        self._level = schedule.sigma_max
+        self._features: DeepFeatures | None = None
+        self._around_network: Callable[[], AbstractContextManager[None]] = nullcontext
         self._asked: tuple[Tensor, float] | None = None
         self._answers: dict[str, Tensor] = {}
 
-    def __call__(self, x: Tensor, sigma: Tensor, cond_scale: float) -> Tensor:
-        """``x``: (frames, channels, height, width), float32. ``sigma``: unused, see ``level``. Returns the denoised x.
+    def expect(self, move: Move, plan: Plan) -> None:
+        """The move that comes next: its noise level as a plain number, so that the device need not be asked for it,
+        and whether the network keeps deep features or makes do with those that it has."""
+        if not move.evaluates:
+            return
+        self._level = move.sigma
+        self._around_network = nullcontext
+        if plan.reuses("features"):
+            self._features = self._features or DeepFeatures(deep_layers(self.unet))
+            self._around_network = self._features.replayed if move.reuse else self._features.recorded
 
-        Guidance 1 and 0 need one of the two network passes and get one.
+    def __call__(self, x: Tensor, sigma: Tensor, cond_scale: float) -> Tensor:
+        """``x``: (frames, channels, height, width) or (frames, clips, channels, height, width), float32. ``sigma`` is
+        not read. Returns the denoised x.
+
+        Guidance 1 and 0 need one of the two network passes and get one, unless features are kept, which are of both.
         """
-        if self._asked is None or self._asked[0] is not x or self._asked[1] != self.level:
-            self._asked, self._answers = (x, self.level), {}
+        level = self._level
+        if self._asked is None or self._asked[0] is not x or self._asked[1] != level:
+            self._asked, self._answers = (x, level), {}
         wanted = ["uncond"] * (cond_scale != 1) + ["cond"] * (cond_scale != 0)
-        self._answer(x, [name for name in wanted if name not in self._answers])
+        needed = wanted if self._around_network is nullcontext else ["uncond", "cond"]
+        self._answer(x, [name for name in needed if name not in self._answers])
         outputs = [self._answers[name] for name in wanted]
         output = outputs[0] if len(outputs) == 1 else torch.lerp(outputs[0], outputs[1], cond_scale)
         if self.prediction == "v_prediction":
-            return x / (1 + self.level**2) - output * (self.level / math.sqrt(1 + self.level**2))
-        return x - output * self.level
+            return x / (1 + level**2) - output * (level / math.sqrt(1 + level**2))
+        return x - output * level
 
     def _answer(self, x: Tensor, names: list[str]) -> None:
         """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it says."""
         if not names:
             return
-        scaled = (x / math.sqrt(1 + self.level**2)).to(self.unet.dtype)
+        scaled = (x / math.sqrt(1 + self._level**2)).to(self.unet.dtype)
+        clips = scaled if x.ndim == 5 else scaled.unsqueeze(1)
         contexts = [getattr(self, name) for name in names]
-        if isinstance(self.unet, UNet2DConditionModel):
-            parts = [self._image(part, contexts) for part in torch.split(scaled, self.chunk or len(x))]
-            outputs = [torch.cat(whole) for whole in zip(*parts)]
-        else:
-            outputs = self._video(scaled, contexts)
-        self._answers.update(zip(names, [out.float() for out in outputs]))
+        with self._around_network():
+            if isinstance(self.unet, UNet2DConditionModel):
+                parts = [self._image(part, contexts) for part in torch.split(clips, self.chunk or len(x))]
+                outputs = [torch.cat(whole) for whole in zip(*parts)]
+            else:
+                outputs = self._video(clips, contexts)
+        self._answers.update(zip(names, [out.float().view_as(x) for out in outputs]))
 
-    def _image(self, frames: Tensor, contexts: list[Tensor]) -> tuple[Tensor, ...]:
-        context = torch.cat(contexts).repeat_interleave(len(frames), 0)
-        return self._network(frames.repeat(len(contexts), 1, 1, 1), context).chunk(len(contexts))
+    def _image(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+        """``clips``: (frames, clips, channels, height, width), and as many for each of the contexts."""
+        rows = clips.flatten(0, 1).repeat(len(contexts), 1, 1, 1)
+        context = torch.cat([context.repeat(len(clips), 1, 1) for context in contexts])
+        return [out.unflatten(0, clips.shape[:2]) for out in self._network(rows, context).chunk(len(contexts))]
 
-    def _video(self, frames: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+    def _video(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         context = torch.cat(contexts)
         if isinstance(self.unet, UNetMotionModel):  # wants the prompt once a frame; UNet3DConditionModel once a clip
-            context = context.repeat_interleave(len(frames), 0)
-        clips = frames.transpose(0, 1).expand(len(contexts), -1, -1, -1, -1)
-        return [clip.transpose(0, 1) for clip in self._network(clips, context)]
+            context = context.repeat_interleave(len(clips), 0)
+        rows = clips.movedim(0, 2).repeat(len(contexts), 1, 1, 1, 1)
+        return [out.movedim(2, 0).contiguous() for out in self._network(rows, context).chunk(len(contexts))]
 
     def _network(self, sample: Tensor, context: Tensor) -> Tensor:
-        timestep = torch.tensor(self.schedule.sigma_to_timestep(self.level), device=sample.device)
+        timestep = torch.tensor(self.schedule.sigma_to_timestep(self._level), device=sample.device)
         out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
         return out

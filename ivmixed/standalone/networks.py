@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
+from ..clipfiles import Frames
 from ..options import OptionError
-from .media import Frames
 
 Features = NDArray[np.float64]
 

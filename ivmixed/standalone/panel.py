@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from .. import metrics
+from ..clipfiles import Frames, MediaError
 from ..options import OptionError
-from . import media, metrics, networks, quality
-from .media import Frames, MediaError
+from . import media, networks, quality
 
 
 class Measure(NamedTuple):

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline, UNetMotionModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..options import OptionError, Options
-from ..plan import RELEASED, Move, Plan, make_plan, released_plan
+from ..options import OPTIONS, OptionError, Options
+from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from .media import write_clip
@@ -88,15 +88,12 @@ class IVMixedPipeline:
         options: Options | None = None,
         *,
         cfg_scale: float = 7.5,
+        solver: str | None = None,
         loop: str = "",
-        image_size: tuple[int, int] | None = None,
-        image_resize: str = "nearest",
     ) -> Plan:
         """The moves of a run, without running it; see `plan_of`."""
-        scale = (self.image or self.video).vae_scale_factor
-        size = None if image_size is None else (image_size[1] // scale, image_size[0] // scale)
-        return plan_of(self.video_table, self.image_table, steps, options or Options(), cfg_scale=cfg_scale, loop=loop,
-                       image_size=size, image_resize=image_resize)
+        return plan_of(self.video_table, self.image_table, steps, options or Options(), cfg_scale=cfg_scale,
+                       solver=solver, loop=loop, vae_scale=(self.image or self.video).vae_scale_factor)
 
     @torch.no_grad()
     def __call__(
@@ -111,10 +108,9 @@ class IVMixedPipeline:
         cfg_scale: float = 7.5,
         seed: int = 0,
         options: Options | None = None,
+        solver: str | None = None,
         loop: str = "",
         plan: Plan | None = None,
-        image_size: tuple[int, int] | None = None,
-        image_resize: str = "nearest",
         image_chunk: int | None = None,
         fps: float = 8.0,
         latents: Tensor | None = None,
@@ -124,10 +120,10 @@ class IVMixedPipeline:
         """Makes one clip.
 
         ``width``, ``height``: pixels, multiples of 8 (or of what the VAE asks); the model's own size where not given.
-        ``seed``: the same on every device, the noise is drawn on the CPU. ``options``: the sampler's; ``loop``: one of
-        the authors' released loops instead of the sampler's own moves; ``plan``: your own moves instead of both.
-        ``image_size``: (width, height) in pixels at which the image model looks, ``image_resize``: "nearest",
-        "bilinear" or "area". ``image_chunk``: frames that the image model takes at once (all where not given).
+        ``seed``: the same on every device, the noise is drawn on the CPU. ``options``: the sampler's; ``solver``: how
+        the ordinary step is taken, one of `ivmixed.plan.SOLVERS` ("euler", or that of the loop, where not given);
+        ``loop``: one of the authors' released loops instead of the sampler's own moves; ``plan``: your own moves
+        instead of both. ``image_chunk``: frames that the image model takes at once (all where not given).
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
         a seed's.
 
@@ -141,21 +137,21 @@ class IVMixedPipeline:
         own_width, own_height = self.size
         width, height = width or own_width, height or own_height
         self.check(frames, width, height)
-        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, loop=loop, image_size=image_size,
-                                 image_resize=image_resize)
+        options = options or Options()
+        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, loop=loop)
         begun = time.perf_counter()
         unet = self.video.unet
         device, scale = self.video._execution_device, self.video.vae_scale_factor
         if latents is None:
             latents = torch.randn(frames, unet.config.in_channels, height // scale, width // scale,
                                   generator=torch.Generator().manual_seed(seed))
-        video, image = self._denoisers(prompt, negative_prompt, device, image_chunk)
+        image_words = options.image_prompt or prompt, options.image_negative_prompt or negative_prompt
+        video, image = self._denoisers((prompt, negative_prompt), image_words, device, image_chunk)
         if loop:  # the released loops give both models the same timestep
             image.schedule = self.video_table
 
         def on_move(move: Move) -> None:
-            if move.evaluates:
-                (image if move.model == "image" else video).level = move.sigma
+            (image if move.model == "image" else video).expect(move, plan)
 
         def on_step_end(move: Move, x: Tensor) -> Tensor:
             if callback_on_step_end is None:
@@ -165,10 +161,9 @@ class IVMixedPipeline:
             kept = callback_on_step_end(self, move.step, self.video_table.sigma_to_timestep(move.sigma), given) or given
             return kept.get("latents", given["latents"]) * shrink
 
-        first, last = plan.moves[0].sigma_from, plan.moves[-1].sigma_to
-        x = latents.to(device, torch.float32) * math.sqrt(1 + first**2)
-        # the sampler reads the number of steps from the sigmas; every level of the run is in the plan
-        sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last])
+        last = plan.moves[-1].sigma_to
+        sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last], dtype=torch.float64)
+        x = latents.to(device, torch.float32) * math.sqrt(1 + float(sigmas[0])**2)
         noise = torch.Generator().manual_seed(seed + 1)
         try:
             x = sample_iv_mixed(
@@ -177,7 +172,7 @@ class IVMixedPipeline:
                 noise_sampler=lambda *levels: torch.randn(x.shape, generator=noise).to(device),
             )
             x = x / math.sqrt(1 + last**2)
-            pixels = self._decode(x)
+            pixels = self.decode(x)
         finally:
             for pipeline in filter(None, (self.video, self.image)):
                 pipeline.maybe_free_model_hooks()
@@ -193,32 +188,41 @@ class IVMixedPipeline:
             if side < multiple or side % multiple:
                 raise OptionError(name, side, f"a multiple of {multiple} pixels")
 
-    def _denoisers(self, prompt: str, negative: str, device: torch.device,
+    def _denoisers(self, words: tuple[str, str], image_words: tuple[str, str], device: torch.device,
                    chunk: int | None) -> tuple[Denoiser, Denoiser]:
-        def encode(pipeline: DiffusionPipeline) -> tuple[Tensor, Tensor]:
+        """``words``, ``image_words``: prompt and negative prompt of the video and of the image model."""
+        def encode(pipeline: DiffusionPipeline, prompt: str, negative: str) -> tuple[Tensor, Tensor]:
             cond, uncond = pipeline.encode_prompt(prompt, device, 1, True, negative)
             return uncond, cond
 
         def prediction(pipeline: DiffusionPipeline) -> str:
             return str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
 
-        words = encode(self.video)
-        video = Denoiser(self.video.unet, self.video_table, prediction(self.video), *words)
+        video = Denoiser(self.video.unet, self.video_table, prediction(self.video), *encode(self.video, *words))
+        encoded = encode(self.image or self.video, *image_words)
         if self.image is not None:
-            words = encode(self.image)
-            return video, Denoiser(self.image.unet, self.image_table, prediction(self.image), *words, chunk)
+            return video, Denoiser(self.image.unet, self.image_table, prediction(self.image), *encoded, chunk)
         hook = getattr(self.video.unet, "_hf_hook", None)
         if hook is not None:  # offloaded layers come to the device when the video model is called, but not for the view
             hook.pre_forward(self.video.unet)
-        return video, Denoiser(image_view(self.video.unet), self.image_table, prediction(self.video), *words, chunk)
+        return video, Denoiser(image_view(self.video.unet), self.image_table, prediction(self.video), *encoded,
+                               chunk)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """(frames, channels, height, width) to (frames, height, width, 3), uint8, a few frames at a time."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Finished latents (frames, channels, height, width) as pixels (frames, height, width, 3), uint8 RGB.
+
+        A few frames at a time.
+        """
         vae = self.video.vae
         scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
         parts = [vae.decode(part).sample.float() for part in scaled.split(4)]
         pixels = (torch.cat(parts).clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+_KNOWN_TO_LOOPS = (
+    "gamma_go", "gamma_back", "gamma_image_go", "gamma_image_back", "gamma_video_go", "gamma_video_back", "z_percent",
+    "interval", "rho", "image_size", "image_resize", "image_prompt", "image_negative_prompt")
 
 
 def plan_of(
@@ -228,28 +232,34 @@ def plan_of(
     options: Options,
     *,
     cfg_scale: float = 7.5,
+    solver: str | None = None,
     loop: str = "",
-    image_size: tuple[int, int] | None = None,
-    image_resize: str = "nearest",
+    vae_scale: int = 8,
 ) -> Plan:
     """The moves of a run from the noise tables of the two models alone.
 
     The outer steps begin at the video model's last timestep and end at its first, evenly spaced, and then at noise 0:
-    the WebUI's schedule "Automatic". With a ``loop`` the moves are those of the authors' released code, in which both
-    models share the video model's table. ``image_size``: (height, width) in latent pixels.
+    the WebUI's schedule "Automatic"; of the solver lcm they end one step before the first timestep, as distilled models
+    were trained. With a ``loop`` the moves are those of the authors' released code, in which both
+    models share the video model's table. ``vae_scale``: pixels a latent pixel.
 
-    Raises OptionError where a released loop cannot do what an option asks.
+    Raises OptionError for an option that only a WebUI has, and where a released loop cannot do what an option asks.
     """
+    for option in OPTIONS:
+        if option.webui and getattr(options, option.name) != option.default:
+            raise OptionError(option.name, getattr(options, option.name), "nothing outside of a WebUI")
     if not loop:
         last = len(video_table) - 1
-        levels = [video_table.timestep_to_sigma(last * (1 - k / max(steps - 1, 1))) for k in range(steps)]
-        return make_plan(options, [*levels, 0.0], video_table, image_table, image_size=image_size,
-                         image_resize=image_resize)
+        parts = steps if solver == "lcm" else max(steps - 1, 1)
+        levels = [video_table.timestep_to_sigma(last * (1 - k / parts)) for k in range(steps)]
+        return make_plan(options, [*levels, 0.0], video_table, image_table, solver=solver or "euler",
+                         vae_scale=vae_scale)
     if loop not in RELEASED:
         raise OptionError("loop", loop, "one of " + ", ".join(RELEASED) + ", or nothing for the sampler's own moves")
     gammas = {model: options.gammas(model, "go") for model in ("image", "video")}
-    if options.form != "IV-IV" or any(options.gammas(model, "back") != pair for model, pair in gammas.items()):
-        raise OptionError("loop", loop, "with form IV-IV and equal gammas for go and back",
+    known = {name: getattr(options, name) for name in _KNOWN_TO_LOOPS}
+    if options != Options(**known) or any(options.gammas(model, "back") != pair for model, pair in gammas.items()):
+        raise OptionError("loop", loop, f"with equal gammas for go and back, and no options but {', '.join(known)}",
                           "cannot do what the other options ask")
     zz = round(100 / options.z_percent) if options.z_percent else 1000
     if options.z_percent and abs(100 / zz - options.z_percent) > 0.1:
@@ -257,5 +267,6 @@ def plan_of(
     first, end = (round(percent * steps / 100) for percent in options.interval)
     return released_plan(
         loop, steps, video_table, cfg_scale=cfg_scale, gamma_image=gammas["image"], gamma_video=gammas["video"],
-        rho=options.rho, interval=(first, end - 1), zz=zz, image_size=image_size, image_resize=image_resize,
+        rho=options.rho, interval=(first, end - 1), zz=zz, solver=solver,
+        image_size=image_latent(options, vae_scale), image_resize=options.image_resize,
     )

@@ -17,7 +17,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from .metrics import Clip, Floats, luma_of
+from ..metrics import Clip, Floats, luma_of
 
 _BLOCK = 16  # pixels, of PIQE
 _WEIGHTS = np.exp(-np.arange(-3, 4) ** 2 / (2 * (7 / 6) ** 2))  # 7 pixels of a Gaussian, of both papers

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import OptionError, Options
-from ..plan import IMAGE_RESIZES, RELEASED
+from ..plan import RELEASED, SOLVERS
 from . import box
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -151,15 +151,13 @@ class Settings:
     seed: int | None = _declare(
         None, "clip", "of the noise; one is drawn if not given", _whole(0, 2**63 - 2), "a whole number from 0", "N")
 
+    solver: str | None = _declare(
+        None, "sampler", "how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, or that of LCM and "
+        "AnimateLCM (euler, or what the released loop has)", _choice(*SOLVERS), "one of " + ", ".join(SOLVERS),
+        choices=SOLVERS)
     loop: str = _declare(
         "", "image model", "run one of the authors' released loops, move by move", _choice("", *RELEASED),
         "one of " + ", ".join(RELEASED), choices=RELEASED)
-    image_size: tuple[int, int] | None = _declare(
-        None, "image model", "WIDTHxHEIGHT in pixels at which the image model looks (the clip's own)", _size, _SIDES,
-        "WxH")
-    image_resize: str = _declare(
-        "nearest", "image model", "how the latent gets to that size and back", _choice(*IMAGE_RESIZES),
-        "one of " + ", ".join(IMAGE_RESIZES), choices=IMAGE_RESIZES)
     image_chunk: int | None = _declare(
         None, "image model", "frames that the image model takes at once (all); fewer need less memory",
         _whole(1, 1024), "a whole number from 1 to 1024", "N")

@@ -59,10 +59,8 @@ def check(settings: Settings) -> None:
 def plan(settings: Settings) -> Plan:
     """The moves that a run with these settings makes, from the noise tables alone; no model is loaded."""
     video, image = noise_tables(settings)
-    scale = _vae_scale(Path(_checkpoint(settings)))
-    size = settings.image_size and (settings.image_size[1] // scale, settings.image_size[0] // scale)
-    return plan_of(video, image, settings.steps, settings.options, cfg_scale=_cfg(settings), loop=settings.loop,
-                   image_size=size, image_resize=settings.image_resize)
+    return plan_of(video, image, settings.steps, settings.options, cfg_scale=_cfg(settings),
+                   solver=settings.solver, loop=settings.loop, vae_scale=_vae_scale(Path(_checkpoint(settings))))
 
 
 def noise_tables(settings: Settings) -> tuple[Schedule, Schedule]:
@@ -145,9 +143,8 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
     clip = pipe(
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=settings.steps, cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
-        loop=settings.loop, image_size=settings.image_size, image_resize=settings.image_resize,
-        image_chunk=settings.image_chunk, fps=settings.fps, callback_on_step_end=callback_on_step_end,
-        progress=progress,
+        solver=settings.solver, loop=settings.loop, image_chunk=settings.image_chunk, fps=settings.fps,
+        callback_on_step_end=callback_on_step_end, progress=progress,
     )
     made: dict[str, Any] = replace(settings, size=(width, height)).to_dict()
     return replace(clip, settings=made)

@@ -1,7 +1,7 @@
 """An independent judge of clips of the box world: it reads colour, shape and motion off the pixels, and nothing else.
 
 It knows the vocabulary of `scenes`, not the scene: a frame is parted into background and one object, the object's
-outline is compared with every shape at every angle, and its track and the rotation of its texture give the motion.
+outline is compared with every shape at every angle, and its track and the way round of its dark spot give the motion.
 Clips of a generative model are blurred, pale and wobbly, so every measure is relative to the clip's own contrast; what
 is no clear case of one word is None.
 """
@@ -21,6 +21,8 @@ _MOST = 0.75
 """Share of the frames that must show an object, and agree on its colour."""
 _LIKE = 0.75
 """Correlation with some shape from which on something is an object."""
+_SWAY = 0.02
+"""Root mean square of what the lean of a shape that turns differs from its mean; that of noise is below 0.01."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def read(clip: Tensor) -> Reading:
         raise ValueError(f"clip = {tuple(clip.shape)} cannot be read; allowed: "
                          f"(frames, 3, {scenes.SIZE}, {scenes.SIZE}) with 6 frames or more")
     clip = _smooth(clip.detach().to("cpu", torch.float32))
-    contrast = clip - _ground(clip)
+    mask, _ = _segment(clip - _ground(clip))
+    contrast = clip - _ground(clip.where(_apart_from(_place(mask)[0], 20), math.nan))
     mask, alone = _segment(contrast)
     centre, area = _place(mask)
     scores = _match(mask, centre, area)
@@ -71,7 +74,7 @@ def read(clip: Tensor) -> Reading:
     time = seen.nonzero()[:, 0].float()
     return Reading(
         _colour(_average(clip, mask), paint), _shape(scores[seen].mean(0)),
-        _motion(time, centre, _light(clip), (area / math.pi).sqrt()),
+        _motion(time, centre, _lean(contrast, paint, centre, area)),
     )
 
 
@@ -85,28 +88,35 @@ def _smooth(images: Tensor) -> Tensor:
 def _ground(clip: Tensor) -> Tensor:
     """The background of a clip, (frames, 3, SIZE, SIZE): what is constant along rows or columns, and grey diagonals.
 
-    Medians, because they do not see an object that covers less than half of a line. Rows and columns come first, as a
-    floor or a wall must not pass for hatch, and again without the hatch, whose two tones leave a median undecided.
+    Pixels that are NaN are not looked at. Medians, because they do not see an object that covers less than half of a
+    line. Rows and columns come first, as a floor or a wall must not pass for hatch, and again without the hatch, whose
+    two tones leave a median undecided.
     """
-    light = _light(clip - _rows_and_columns(clip)).median(0).values
+    light = _light(clip - _rows_and_columns(clip)).nanmedian(0).values
     axis = torch.arange(scenes.SIZE)
     across, down = axis.expand(scenes.SIZE, -1), axis[:, None].expand(-1, scenes.SIZE)
     hatches = [torch.zeros_like(light)]
     for line in (across + down, across - down + scenes.SIZE - 1):
         pixels = torch.full((2 * scenes.SIZE, scenes.SIZE), math.nan)
         pixels[line, down] = light
-        hatches.append(pixels.nanmedian(1).values[line])
-    hatch = min(hatches, key=lambda hatch: float((light - hatch).abs().mean()))
+        hatches.append(pixels.nanmedian(1).values.nan_to_num()[line])
+    hatch = min(hatches, key=lambda hatch: float((light - hatch).abs().nanmean()))
     return hatch + _rows_and_columns(clip - hatch)
 
 
 def _rows_and_columns(clip: Tensor) -> Tensor:
     """What is constant along each row, and along each column, of each frame, by Tukey's median polish."""
-    rest = clip
-    for _ in range(2):
-        rest = rest - rest.median(dim=3, keepdim=True).values
-        rest = rest - rest.median(dim=2, keepdim=True).values
-    return clip - rest
+    ground = torch.zeros_like(clip)
+    for dim in (3, 2, 3, 2):
+        ground = ground + (clip - ground).nanmedian(dim=dim, keepdim=True).values.nan_to_num()
+    return ground
+
+
+def _apart_from(centre: Tensor, distance: float) -> Tensor:
+    """The pixels farther than ``distance`` from each of the centres (n, 2): (n, 1, SIZE, SIZE)."""
+    axis = torch.arange(scenes.SIZE) + 0.5
+    dx, dy = axis - centre[:, 0, None, None, None], axis[:, None] - centre[:, 1, None, None, None]
+    return torch.hypot(dx, dy) > distance
 
 
 def _segment(contrast: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +131,8 @@ def _segment(contrast: Tensor) -> tuple[Tensor, Tensor]:
     field = field - field.flatten(1).median(1).values[:, None, None]
     mask = field.clamp(min=0) / field.flatten(1).quantile(0.98, dim=1).clamp(min=0.03)[:, None, None]
 
-    # The object is where a window holds most of the mask; specks elsewhere do no harm, a second object does.
+    # The object is where a window holds most of the mask; specks elsewhere do no harm, a second object does, unless it
+    # is so much paler than the first (red beside white) that it counts as specks.
     size = scenes.SIZE
     crowd = F.avg_pool2d(F.avg_pool2d(mask[:, None], (1, 21), 1, (0, 10)), (21, 1), 1, (10, 0))[:, 0]
     peak = crowd.flatten(1).argmax(1)
@@ -179,6 +190,9 @@ def _bank() -> tuple[Tensor, ...]:
         angle = torch.arange(0, 2 * math.pi, math.radians(6))[:, None, None]
         x, y = angle.cos() * axis + angle.sin() * axis[:, None], angle.cos() * axis[:, None] - angle.sin() * axis
         cover = (0.5 - scenes._distance(x, y, vertices, 11.0)).clamp(0, 1)[:, None]
+        # the dark spot of one that turns may pass for ground
+        spotted = cover * (1 - scenes._spot(x, y, 11.0))[:, None]
+        cover = torch.cat((cover, spotted))
         for _ in range(5):
             cover = _smooth(cover)
         mask = _close(cover[:, 0])
@@ -216,13 +230,13 @@ def _colour(object_: Tensor, paint: Tensor) -> str | None:
 
 # Motion ------------------------------------------------------------------------------------------------------------
 
-def _motion(time: Tensor, centre: Tensor, light: Tensor, radius: Tensor) -> str | None:
-    """The motion of an object at ``time`` (n,) in frames, of track (n, 2), luma (n, SIZE, SIZE) and radius (n,)."""
+def _motion(time: Tensor, centre: Tensor, lean: Tensor) -> str | None:
+    """The motion of an object at ``time`` (n,) in frames, of track (n, 2) and lean (n,), see `_lean`."""
     reach = centre.amax(0) - centre.amin(0)
-    if reach.max() < 6:
-        return "turns" if _turns(time, centre, light, radius) else None
+    if reach.max() < 13:  # its middle wanders about when what is no paint goes round
+        return "turns" if _turns(time, lean) else None
     axis = int(reach.argmax())
-    if reach[axis] < 10 or reach[1 - axis] > 0.5 * reach[axis]:
+    if reach[1 - axis] > 0.5 * reach[axis]:
         return None
     path = centre[:, axis]
     slope = float(_correlation(path, time[:, None]))
@@ -233,29 +247,42 @@ def _motion(time: Tensor, centre: Tensor, light: Tensor, radius: Tensor) -> str 
     return "bounces" if axis == 1 and _correlation(path, hops).max() > 0.9 else None
 
 
+def _lean(contrast: Tensor, paint: Tensor, centre: Tensor, area: Tensor) -> Tensor:
+    """Towards which side the paint of an object lies, and how much: (n,), complex, 0 where it is even.
+
+    Seen from the middle of the whole track, on a disc of the object's area. Of the ``contrast`` to the ground (n, 3,
+    SIZE, SIZE) counts what is like the ``paint`` (n, 3): a dark spot takes away from its side.
+    """
+    hue = paint.mean(0)
+    like = ((contrast * hue[:, None, None]).sum(1) / hue.square().sum().clamp(min=1e-6)).clamp(-0.5, 1.5)
+    axis, middle = torch.arange(scenes.SIZE) + 0.5, centre.mean(0)
+    offset = (axis - middle[0]) + 1j * (axis - middle[1])[:, None]
+    disc = ((area.mean() / math.pi).sqrt() + 0.5 - offset.abs()).clamp(0, 1)
+    side = offset / offset.abs().clamp(min=0.5)
+    return (like * disc * side).sum((1, 2)) / disc.sum()
+
+
 def _correlation(path: Tensor, curves: Tensor) -> Tensor:
     """Of a path (n,) with each of the curves (n, k): (k,), -1 to 1."""
     path, curves = path - path.mean(), curves - curves.mean(0)
     return F.normalize(path, dim=0) @ F.normalize(curves, dim=0)
 
 
-def _turns(time: Tensor, centre: Tensor, light: Tensor, radius: Tensor) -> bool:
-    """Whether one steady rate of rotation carries each frame of the texture into the next four.
+def _turns(time: Tensor, lean: Tensor) -> bool:
+    """Whether what a shape lacks on one side goes round at a steady rate: at least 5 degrees a frame, at most 24.
 
-    The texture is sampled on rings; a rotation is a shift along them, and shifts are compared in Fourier space. One
-    wave around a ring is left out: an outline off its centre makes that one.
+    The leans (n,) must lie near a circle that is run through at one rate, nearer than near a point or a steady drift.
     """
-    angle = torch.arange(72) * (2 * math.pi / 72)
-    rings = torch.linspace(0.25, 0.95, 8)[:, None, None] * torch.stack((angle.cos(), angle.sin()), -1)
-    waves = torch.arange(2, 25)
-    spectrum = torch.fft.rfft(_sample(light, centre, rings * radius[:, None, None, None]))[..., waves]
-    spectrum = spectrum / spectrum.abs().square().sum((1, 2), keepdim=True).sqrt().clamp(min=1e-6)
-    lag = time - time[:, None]
-    early, late = ((lag > 0) & (lag <= 4)).nonzero(as_tuple=True)
-    cross = (spectrum[late] * spectrum[early].conj()).sum(1)
-    rates = torch.arange(-20, 21) * (math.pi / 180)
-    shift = rates[:, None, None] * lag[early, late][:, None] * waves
-    agreement = (cross * torch.polar(torch.ones_like(shift), shift)).real.sum(2).mean(1)
-    best, still = int(agreement.argmax()), len(rates) // 2
-    clear = agreement[best] > 0.4 and agreement[best] - agreement[still] > 0.1
-    return bool(clear and abs(rates[best]) >= math.radians(5))
+    one, sway = torch.ones_like(lean), (lean - lean.mean()).abs().square().sum()
+
+    def left(curve: Tensor) -> float:
+        """The share of the sway that is left when a point and the curve have explained what they can."""
+        base = torch.stack((one, curve), 1)
+        rest = lean - base @ torch.linalg.lstsq(base, lean[:, None]).solution[:, 0]
+        return float(rest.abs().square().sum() / sway)
+
+    if sway < len(lean) * _SWAY**2:
+        return False
+    circle = min(left(torch.polar(one.real, sign * math.radians(rate) * time)) for rate in range(5, 25)
+                 for sign in (-1, 1))
+    return circle < 0.35 and circle < 0.75 * left(time + 0j)

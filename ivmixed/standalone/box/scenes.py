@@ -2,8 +2,8 @@
 
 A scene is drawn analytically (signed distances, one pixel of anti-aliasing), so any number of exact clips is at hand:
 to train on, and to compare with. Every caption reads "a <colour> <shape> <motion>". A still shows something of the
-motion, as photographs do: a shape that moves heads for a wall at the edge of the frame, one that turns has a dark axle
-in its middle, one that bounces has a floor below it.
+motion, as photographs do: a shape that moves heads for a wall at the edge of the frame, one that bounces has a floor
+below it, one that turns is larger and has a dark spot near its edge. All of them turn clockwise.
 """
 from __future__ import annotations
 
@@ -88,16 +88,16 @@ def random_scene(generator: torch.Generator, caption: str | None = None) -> Scen
     if motion == "bounces":
         centre, speed = (between(20, SIZE - 20), between(56, 61)), between(18, 25)
     elif motion == "turns":
-        centre, speed = (between(20, SIZE - 20), between(20, SIZE - 20)), between(0.14, 0.2)
-        speed = math.copysign(speed, between(-1, 1))
+        centre, speed = (between(22, SIZE - 22), between(22, SIZE - 22)), between(0.24, 0.32)
     else:
         across, along = between(-11, 11), between(-3, 3)
         x, y = _HEADING[motion]
         centre = (middle + along * x + across * abs(y), middle + along * y + across * abs(x))
         speed = between(1.9, 2.6)
     grey = between(0.22, 0.42)
+    radius = between(13, 15) if motion == "turns" else between(9.5, 12.5)
     return Scene(
-        colour, shape, motion, radius=between(9.5, 12.5), centre=centre, speed=speed, angle=between(-0.25, 0.25),
+        colour, shape, motion, radius=radius, centre=centre, speed=speed, angle=between(-0.25, 0.25),
         phase=between(0, 1), stripes=(direction(), between(0, 2 * math.pi)),
         ground=(grey + between(-0.06, 0.06), grey + between(-0.06, 0.06), grey + between(-0.06, 0.06)),
         hatch=(direction(), between(0, 2 * math.pi)),
@@ -136,14 +136,18 @@ def render(scene: Scene, frames: int = 12, times: Sequence[float] | None = None)
     paint = torch.tensor(COLOURS[scene.colour]).view(1, 3, 1, 1) * (0.78 + 0.22 * stripe)
     image = image + coverage * (paint - image)
     if scene.motion == "turns":
-        axle = (3.0 - torch.hypot(dx, dy)).clamp(0, 1)[:, None]
-        image = image * (1 - 0.95 * axle)
+        image = image * (1 - 0.85 * _spot(px, py, scene.radius)[:, None] * coverage)
     return image.expand(len(moments), -1, -1, -1).clamp(0, 1)
 
 
 def _line(distance: Tensor, half_width: float) -> Tensor:
     """Coverage of a line by signed distance in pixels to its middle: (n, 1, height, width)."""
     return (half_width + 0.5 - distance.abs()).clamp(0, 1)[:, None]
+
+
+def _spot(px: Tensor, py: Tensor, radius: float) -> Tensor:
+    """Coverage of the spot on a shape, in the shape's own coordinates."""
+    return (0.36 * radius + 0.5 - torch.hypot(px, py + 0.5 * radius)).clamp(0, 1)
 
 
 def _wave(x: Tensor, y: Tensor, angle: float, period: float, phase: float) -> Tensor:

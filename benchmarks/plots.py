@@ -19,6 +19,9 @@ BETTER = {"joint": -1, "frame": -1, "surprise": -1, "motion": 0, "obeyed": 1, "s
           "frechet": -1, "flicker": 0, "warping": 0}
 """Which way is better: -1 less, 1 more, 0 nearer to true clips."""
 
+ACROSS = 3
+"""Panels in a row."""
+
 COLOURS = {"plain": "black", "forms": "tab:purple", "where": "tab:blue", "reuse": "tab:green", "instead": "tab:orange"}
 
 
@@ -38,13 +41,13 @@ def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     groups = {setting.name: setting.group for setting in SETTINGS}
     settings = by_setting(rows)
     true = [row.measures[measure] for row in rows if row.setting not in groups]
-    plain = sum(settings["plain"][0].evaluations.values())
+    plain = settings["plain"][0].price
     points = []
     for name, own in settings.items():
         if name not in groups:
             continue
         values = [row.measures[measure] for row in own]
-        price = sum(own[0].evaluations.values()) / plain
+        price = own[0].price / plain
         axes.errorbar(price, fmean(values), stdev(values) if len(values) > 1 else 0, fmt="o", markersize=4,
                       color=COLOURS[groups[name]], elinewidth=1)
         points.append((name, price, fmean(values)))
@@ -69,17 +72,17 @@ def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
 
 
 def draw(rows: Sequence[Row], measures: Sequence[str], path: Path) -> None:
-    """A row of panels for each world, written to ``path``."""
+    """The panels of each world, a few in a row, written to ``path``."""
     worlds = list(dict.fromkeys(row.world for row in rows))
-    figure, grid = plt.subplots(len(worlds), len(measures), squeeze=False, layout="constrained",
-                                figsize=(4.2 * len(measures), 3.2 * len(worlds)))
-    for line, world in zip(grid, worlds):
-        own = [row for row in rows if row.world == world]
-        for axes, measure in zip(line, measures):
-            panel(axes, own, measure)
-        line[0].set_ylabel(world, fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("evaluations, times plain's", fontsize=8)
+    across = min(len(measures), ACROSS)
+    down = -(-len(measures) // across)
+    figure = plt.figure(figsize=(5.2 * across, 4.0 * down * len(worlds)), layout="constrained")
+    for part, world in zip(figure.subfigures(len(worlds), 1, squeeze=False)[:, 0], worlds):
+        part.suptitle(world, fontsize=10)
+        for k, measure in enumerate(measures, 1):
+            axes = part.add_subplot(down, across, k)
+            panel(axes, [row for row in rows if row.world == world], measure)
+            axes.set_xlabel("evaluations, times plain's", fontsize=8)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour, label=group)
                for group, colour in COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)

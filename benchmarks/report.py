@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+OUTER = 0.08
+"""An evaluation of the outer layers alone, as a share of a whole one: what `cost.work` counts for SD 1.5 at 512x512."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -17,8 +20,13 @@ class Row:
     setting: str
     seed: int
     evaluations: Mapping[str, int]
-    """By model; empty for true clips."""
+    """By kind, see `settings.evaluations`; empty for true clips."""
     measures: Mapping[str, float]
+
+    @property
+    def price(self) -> float:
+        """The evaluations, those of outer layers alone for what they cost."""
+        return sum(count * (OUTER if kind.startswith("outer") else 1) for kind, count in self.evaluations.items())
 
 
 def save(path: Path, rows: Sequence[Row]) -> None:
@@ -41,16 +49,16 @@ def by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table: mean and standard deviation over the seeds, evaluations also as a multiple of plain's."""
+    """A Markdown table: mean and standard deviation over the seeds, the price also as a multiple of plain's."""
     groups = by_setting(rows)
-    plain = sum(groups["plain"][0].evaluations.values()) if "plain" in groups else 0
+    plain = groups["plain"][0].price if "plain" in groups else 0
     names = list(rows[0].measures)
     lines = ["| | Evaluations | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for setting, own in groups.items():
-        count = sum(own[0].evaluations.values())
-        price = "" if not count else f"{count} ({count / plain:.2f})" if plain else str(count)
+        price = own[0].price
+        cost = "" if not price else f"{price:g} ({price / plain:.2f})" if plain else f"{price:g}"
         cells = [spread([row.measures[name] for row in own]) for name in names]
-        lines.append(f"| {setting} | {price} | " + " | ".join(cells) + " |")
+        lines.append(f"| {setting} | {cost} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

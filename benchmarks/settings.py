@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ivmixed.standalone.models import Denoiser as UNetDenoiser
 
 Denoiser = Callable[..., Tensor]
 
@@ -39,17 +40,25 @@ def _settings() -> Iterator[Setting]:
         yield Setting(form, "forms", Options(form=form))
     yield Setting("z 66.7 %", "forms", Options(z_percent=66.7))
     yield Setting("first 40 %", "where", Options(interval=(0, 40)))
-    yield Setting("every 2nd step", "where", Options(active_percent=50))
+    for count, share in (("2nd", 50), ("4th", 25), ("8th", 12.5)):
+        yield Setting(f"every {count} step", "where", Options(active_percent=share))
     for share in (50, 40, 30, 20, 15, 10):
         yield Setting(f"last {share} %", "where", late(100 - share))
     yield Setting("last 40 %, every 2nd step", "where", late(60, active_percent=50))
     yield Setting("reuse", "reuse", Options(back_moves="reuse"))
-    for share in (50, 30, 20, 10):
+    for share in (50, 40, 30, 25, 20, 10):
         yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, back_moves="reuse"))
+    yield Setting("fresh 25 %, reuse", "reuse", Options(fresh_percent=25, back_moves="reuse"))
     for share in (50, 30):
         yield Setting(f"fresh 50 %, last {share} %", "reuse", late(100 - share, fresh_percent=50))
         yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse",
                       late(100 - share, fresh_percent=50, back_moves="reuse"))
+    yield Setting("deep features", "reuse", Options(back_moves="reuse", reused="features"))
+    for share in (30, 20):
+        yield Setting(f"deep features, last {share} %", "reuse",
+                      late(100 - share, back_moves="reuse", reused="features"))
+    yield Setting("deep features, fresh 33 %, last 40 %", "reuse",
+                  late(60, fresh_percent=33.3, back_moves="reuse", reused="features"))
     yield Setting("1.5 times the steps", "instead", steps=1.5)
     yield Setting("5 times the steps", "instead", steps=5)
     yield Setting("1.5 times the CFG scale", "instead", cfg=1.5)
@@ -78,7 +87,6 @@ def sample(
     steps: int,
     extra_args: dict[str, Any],
     seed: int,
-    on_move: Callable[[Move], None] | None = None,
 ) -> tuple[Tensor, dict[str, int]]:
     """A clip (frames, channels, height, width), or several (frames, clips, ...), and the evaluations of one, by model.
 
@@ -93,6 +101,11 @@ def sample(
 
     def fresh(*levels: float) -> Tensor:
         return torch.randn(noise.shape, generator=generator).to(noise.device)
+
+    def on_move(move: Move) -> None:
+        for name, model in zip(("video", "image"), models):
+            if isinstance(model, UNetDenoiser) and (name == move.model or setting.method == "average"):
+                model.expect(move, plan)
 
     def run(start: Tensor) -> Tensor:
         return sample_iv_mixed(
@@ -114,8 +127,9 @@ def plan_of(setting: Setting, tables: tuple[Schedule, Schedule], steps: int) -> 
 
 
 def evaluations(setting: Setting, plan: Plan) -> dict[str, int]:
-    """How often each model is asked."""
-    count = {model: plan.count(model) for model in ("video", "image")}
+    """How often each model is asked: "video", "image", and of outer layers alone "outer video", "outer image"."""
+    kinds = ["outer " * (move.reuse == "features") + move.model for move in plan.moves if move.evaluates]
+    count = {kind: kinds.count(kind) for kind in ("video", "image", "outer video", "outer image")}
     if setting.method == "average":
         count["image"] = count["video"]
     times = 3 if setting.method == "freeinit" else 1

@@ -17,10 +17,13 @@ from benchmarks.box import __main__ as box_main
 from benchmarks.box.features import FEATURES, features_of, train
 from benchmarks.box.models import Box
 from benchmarks.cost.__main__ import main as cost
+from benchmarks.cost.memory import _Alive, peaks
+from benchmarks.cost.work import work_of
 from benchmarks.plots import draw, front, panel
-from benchmarks.report import Row, load, save, spread, table
+from benchmarks.report import OUTER, Row, load, save, spread, table
 from benchmarks.settings import SETTINGS, average_of, chosen, freeinit, plan_of, sample
 from ivmixed import Options, Schedule
+from ivmixed import cost as costs
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS
 from ivmixed.standalone.networks import frechet_distance
@@ -95,7 +98,7 @@ def test_the_true_model_samples_the_truth(world):
     noise = torch.randn(n.frames, 600, 1, n.size, generator=torch.Generator().manual_seed(3))
     x, count = sample(chosen(["plain"])[0], (exact, exact), (exact.schedule, exact.schedule), noise, 100,
                       {"labels": labels, "cond_scale": 1.0}, 0)
-    assert count == {"video": 100, "image": 0}
+    assert count == {"video": 100, "image": 0, "outer video": 0, "outer image": 0}
     truth, true_labels = true_clips(world, 2400)
     found = measure(world, x[:, :, 0].transpose(0, 1), labels, truth, true_labels)
     assert abs(found["joint"]) < 0.1 and abs(found["frame"]) < 0.05
@@ -185,7 +188,8 @@ def test_evaluations_are_those_that_happen(world, name, video, image):
     noise = torch.randn(4, 2, 1, 8, generator=torch.Generator().manual_seed(0))
     _, count = sample(chosen([name])[0], (counting("video"), counting("image")), TABLES, noise, 8,
                       {"labels": torch.arange(2), "cond_scale": 3.0}, 0)
-    assert count == asked == {"video": video, "image": image}
+    assert asked == {"video": video, "image": image}
+    assert count == {**asked, "outer video": 0, "outer image": 0}
 
 
 # --- tables
@@ -197,6 +201,44 @@ def test_rows_come_back_from_their_file_and_make_a_table(tmp_path):
     assert load(tmp_path / "rows.json") == rows
     assert table(rows).splitlines()[2:] == ["| plain | 10 (1.00) | 1.5 ± 0.7 |", "| IV-IV | 44 (4.40) | 3.5 ± 0.7 |"]
     assert spread([2.0]) == "2"
+
+
+def test_an_evaluation_of_outer_layers_costs_what_their_work_is():
+    """Counted on the full-size networks, which takes no memory."""
+    work = work_of(16, 512, 512)
+    for model in ("video", "image"):
+        assert work[f"outer {model}"] / work[model] == pytest.approx(OUTER, abs=0.01)
+    for model in ("video", "image"):
+        assert costs.WHOLE[model] == round(work[model] / work["video"], 2)
+        assert costs.OUTER[model] == round(work[f"outer {model}"] / work["video"], 2)
+    assert Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1}, {}).price == 5 + 5 * OUTER
+
+
+def test_an_extra_loop_holds_hardly_more_memory_than_plain_sampling():
+    most = peaks(chosen(["plain", "IV-IV", "reuse", "deep features"]), 4, 64, 64, small=True)
+    latents = 4 * 4 * 8 * 8 * 4  # bytes of a clip's, float32
+    assert most["plain"] > 100 * latents
+    assert 0 <= most["IV-IV"] - most["plain"] <= 8 * latents and most["reuse"] == most["IV-IV"]
+    assert most["deep features"] > most["IV-IV"]
+
+
+def test_memory_is_that_of_the_tensors_alive_at_once():
+    with _Alive() as alive:
+        first = torch.empty(1000, device="meta")
+        view = first[:10]
+        second = first + 1
+        del first, second
+        third = torch.empty(500, device="meta", dtype=torch.float16)
+        assert alive.now == 4000 + 1000  # the view keeps its whole
+        del view, third
+    assert alive.now == 0 and alive.most == 8000
+
+
+def test_work_grows_with_frames_and_faster_with_size():
+    """Motion and self-attention aside, as many frames or pixels are as much work."""
+    small, long, large = (work_of(*shape, small=True) for shape in ((4, 64, 64), (8, 64, 64), (4, 128, 64)))
+    assert long["image"] == 2 * small["image"] and long["video"] > 2 * small["video"]
+    assert large["image"] > 2 * small["image"]
 
 
 def test_the_front_is_what_no_other_setting_beats():
@@ -223,10 +265,11 @@ def test_a_plot_shows_every_setting(tmp_path):
 
 # --- the model in the box
 
-def test_a_batch_makes_the_clips_that_the_pipeline_makes():
+@pytest.mark.parametrize("name", ["reuse, last 50 %", "deep features, fresh 33 %, last 40 %"])
+def test_a_batch_makes_the_clips_that_the_pipeline_makes(name):
     model, prompts = Box(), ["a red circle moves right", "a blue square bounces"]
     noise = model.noise(2, 5)
-    setting = chosen(["reuse, last 50 %"])[0]
+    setting = chosen([name])[0]
     x, count = sample(setting, model.denoisers(prompts), model.tables, noise, 4, {"cond_scale": CFG}, 0)
     made = model.decode(x)
     for k, prompt in enumerate(prompts):
@@ -284,9 +327,10 @@ def test_the_box_command(tmp_path, capsys, monkeypatch):
 def test_the_cost_command(tmp_path, capsys):
     out = tmp_path / "rows.json"
     cost(["--small", "--device", "cpu", "--frames", "2", "--size", "64x64", "--steps", "4", "--repeats", "1",
-          "--setting", "IV-IV", "--setting", "reuse", "--out", str(out)])
+          "--setting", "IV-IV", "--setting", "reuse", "--setting", "deep features", "--out", str(out)])
     said = capsys.readouterr().out
-    assert "| IV-IV | 14 | 9, 5 | 3.50 |" in said and "| 2 | 64x64 |" in said
-    assert "| reuse | 10 | 7, 3 | 2.50 |" in said
+    assert "| IV-IV | 9, 5 | 0, 0 | 3.50 |" in said and "| 2 | 64x64 |" in said
+    assert "| reuse | 7, 3 | 0, 0 | 2.50 |" in said
+    assert "| deep features | 7, 3 | 2, 2 | 3.50 |" in said
     seconds = {json.dumps(row.setting): row.measures["seconds"] for row in load(out)}
     assert all(value > 0 for value in seconds.values())

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ivmixed.standalone import box, media, metrics
+from ivmixed import metrics
+from ivmixed.standalone import box, media
 from ivmixed.standalone.box.checker import read
 from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS, random_scene, render
 from ivmixed.standalone.networks import frechet_distance
@@ -21,7 +22,7 @@ from .features import Network, features_of, trained
 from .models import Box
 
 Clips = Sequence[NDArray[np.uint8]]
-BATCH = 9
+BATCH = 3
 
 
 def captions(count: int, seed: int) -> list[str]:

@@ -6,6 +6,7 @@ import gc
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,24 +16,25 @@ from ivmixed.standalone.txt2vid import choose_device
 
 from ..report import Row, save, spread
 from ..settings import SETTINGS, Setting, chosen, sample
+from .memory import peaks
 from .networks import TABLES, Networks, make, noise
+from .work import work_of
 
 
 class Bench:
     """The networks, and one clip's shape."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, frames: int, size: tuple[int, int], small: bool):
-        self.device, self.networks = device, Networks(make(device, dtype, small), device)
+        self.device, self.unet = device, make(device, dtype, small)
         self.frames, self.size = frames, size
         self.noise = noise(frames, *size, device)
 
     def run(self, setting: Setting, steps: int) -> tuple[dict[str, int], dict[str, float]]:
         """Evaluations and measures of one clip: ``seconds``, and on CUDA ``peak``, the most memory in GB."""
+        networks = Networks(self.unet, self.device)
         self._settle()
         begun = time.perf_counter()
-        networks = self.networks
-        _, count = sample(setting, (networks.video, networks.image), TABLES, self.noise, steps, {"cond_scale": 7.5}, 0,
-                          networks.on_move)
+        _, count = sample(setting, (networks.video, networks.image), TABLES, self.noise, steps, {"cond_scale": 7.5}, 0)
         self._wait()
         measures = {"seconds": time.perf_counter() - begun}
         if self.device.type == "cuda":
@@ -42,8 +44,7 @@ class Bench:
     @torch.no_grad()
     def evaluation(self, model: str, frames: int, size: tuple[int, int], repeats: int) -> list[float]:
         """Seconds of single evaluations of a model."""
-        denoiser = getattr(self.networks, model)
-        denoiser.level = 1.0
+        denoiser = getattr(Networks(self.unet, self.device), model)
         taken = []
         for _ in range(repeats + 1):
             x = noise(frames, *size, self.device)  # another tensor each time, or it would answer from memory
@@ -76,20 +77,27 @@ def compare(bench: Bench, settings: tuple[Setting, ...], steps: int, repeats: in
     return rows
 
 
-def ratios(rows: list[Row]) -> str:
-    """A Markdown table: of each setting the evaluations and, as multiples of plain's in the same round, its cost."""
+def ratios(rows: list[Row], work: dict[str, float]) -> str:
+    """A Markdown table: of each setting the evaluations and, as multiples of plain's in the same round, its cost.
+
+    ``work``: floating point operations of an evaluation, see `work.work_of`.
+    """
+    def work_of_clip(count: Mapping[str, int]) -> float:
+        return sum(number * work[kind] for kind, number in count.items())
+
     plain = {row.seed: row.measures for row in rows if row.setting == "plain"}
-    evaluations = sum(next(row for row in rows if row.setting == "plain").evaluations.values())
+    plain_count = next(row for row in rows if row.setting == "plain").evaluations
     keys = list(rows[0].measures)
-    lines = ["| | Evaluations | of them video, image | times plain's evaluations | "
-             + " | ".join(f"times plain's {key}" for key in keys) + " |", "|---" * (4 + len(keys)) + "|"]
+    lines = ["| | Video, image | of outer layers | times plain's evaluations | times plain's work | "
+             + " | ".join(f"times plain's {key}" for key in keys) + " |", "|---" * (5 + len(keys)) + "|"]
     for name in dict.fromkeys(row.setting for row in rows):
         own = [row for row in rows if row.setting == name]
         count = own[0].evaluations
         cells = [spread([row.measures[key] / plain[row.seed][key] for row in own]) for key in keys]
-        total = sum(count.values())
-        lines.append(f"| {name} | {total} | {count['video']}, {count['image']} | {total / evaluations:.2f} | "
-                     + " | ".join(cells) + " |")
+        outer = f"{count['outer video']}, {count['outer image']}"
+        lines.append(f"| {name} | {count['video']}, {count['image']} | {outer} | "
+                     f"{sum(count.values()) / sum(plain_count.values()):.2f} | "
+                     f"{work_of_clip(count) / work_of_clip(plain_count):.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -119,7 +127,7 @@ def profile(bench: Bench) -> str:
 
 
 DEFAULT = ("plain", "IV-IV", "VV-VV", "z 66.7 %", "last 50 %", "last 30 %", "last 20 %", "reuse", "reuse, last 30 %",
-           "fresh 50 %, reuse, last 30 %", "average of both models")
+           "fresh 50 %, reuse, last 30 %", "deep features", "deep features, last 30 %", "average of both models")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -145,12 +153,18 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cuda":
         name = torch.cuda.get_device_name()
     print(f"{name}, torch {torch.__version__}; {frames} frames, {size[0]}x{size[1]}")
+    work = work_of(frames, *size, args.small)
+    print("an evaluation's floating point operations: "
+          + ", ".join(f"{kind} {number / 1e12:.3g}e12" for kind, number in work.items()))
+    memory = peaks(chosen(["plain", "IV-IV", "reuse", "deep features"]), frames, *size, args.small)
+    print(f"tensors alive at once, fp16, counted: {memory['plain'] / 2**30:.3g} GB for plain; times that: "
+          + ", ".join(f"{name} {number / memory['plain']:.4f}" for name, number in memory.items()))
     settings = chosen(["plain", *(args.setting or DEFAULT[1:])])
     rows = []
     for steps in args.steps or ([25, 50] if fast else [10]):
         own = compare(bench, settings, steps, args.repeats)
         print(f"\n{steps} steps, plain {spread([r.measures['seconds'] for r in own if r.setting == 'plain'])} s\n\n"
-              f"{ratios(own)}", flush=True)
+              f"{ratios(own, work)}", flush=True)
         rows += own
     print(f"\n{growth(bench, args.repeats)}")
     if args.profile:

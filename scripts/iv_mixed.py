@@ -1,5 +1,5 @@
-"""Loaded by the WebUI: the sampler and its script."""
-from ivmixed.webui import a1111
-from ivmixed.webui.script import IVMixedScript  # noqa: F401  the host looks for it here
+"""Loaded by the WebUI: the sampler, built-in motion, and their scripts."""
+from ivmixed.webui import host
+from ivmixed.webui.script import IVMixedScript, MotionScript  # noqa: F401  the host looks for them here
 
-a1111.register()
+host.register()

@@ -31,7 +31,7 @@ class Panel:
         self.host = host
         self.script = host.script(NAME)
         self.components = host.runner.inputs[self.script.args_from:self.script.args_to]
-        self.fields = host.runner.infotext_fields
+        self.fields = [field for field in host.runner.infotext_fields if field.component in self.components]
         prefix = self.script.elem_id("")
         self.names = [component.elem_id.removeprefix(prefix).removesuffix("-checkbox") for component in self.components]
 
@@ -43,10 +43,12 @@ class Panel:
         values = {"open": True, "separate": any(getattr(options, option.name) is not None for option in OWN)}
         for option in OPTIONS:
             value = getattr(options, option.name)
-            if value is None:
+            if value is None and option.follows:
                 value = options.gammas(*option.name.split("_")[1:])
             if option.kind == "pair":
                 values[f"{option.name}_start"], values[f"{option.name}_end"] = value
+            elif option.kind in self.host.panel.TEXTS:
+                values[option.name] = option.to_text(value)
             else:
                 values[option.name] = value
         return values
@@ -105,6 +107,8 @@ def test_a_component_offers_what_its_option_allows(page, option):
             continue
         if option.kind == "choice":
             assert component.choices == list(option.choices)
+        elif option.kind in page.host.panel.TEXTS:
+            assert component.value == ""
         else:
             assert (component.minimum, component.maximum, component.step) == (
                 option.minimum, option.maximum, option.step)
@@ -134,7 +138,7 @@ def test_making_the_panel_again_changes_nothing(page):
     host.script(NAME).show(False)
     assert not before.changed(host.snapshot())
     assert host.runner.infotext_fields == fields
-    assert {field.component for field in fields} == set(page.components)
+    assert {field.component for field in page.fields} == set(page.components)
 
 
 def test_separate_gammas_are_shown_when_asked_for(page):

@@ -3,6 +3,7 @@ import importlib
 import logging
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from fastapi import HTTPException
 
 import ivmixed
-from ivmixed import Options, Schedule, make_plan
+from ivmixed import Options, Schedule, make_plan, sample_iv_mixed
 
-from .host import NAME, Log, loaded
+from .host import NAME, NAMES, Log, loaded
 
 SMALL = {"frames": 5, "context": 2, "steps": 3}
 """A clip with several context windows, of which the last image chunk is not full."""
@@ -24,11 +25,11 @@ def host():
         yield host
 
 
-def plan_of(host, p, options=None):
+def plan_of(host, p, options=None, **more):
     """The plan that a request must have run, from the tables as the host had them."""
     video = Schedule.from_sigmas(p.sampler.model_wrap.sigmas.tolist())
     image = Schedule.from_sigmas(host.denoiser().sigmas.tolist())
-    return make_plan(options or Options(), p.sampler.get_sigmas(p, p.steps).tolist(), video, image)
+    return make_plan(options or Options(), p.sampler.get_sigmas(p, p.steps).tolist(), video, image, **more)
 
 
 def moves_and_evaluations(host, p, options=None):
@@ -49,24 +50,53 @@ def test_listed_once_and_in_place():
         for _ in range(2):
             host.load_scripts()
         assert host.sd_samplers.all_samplers is host.sd_samplers.samplers is listed
-        assert host.sd_samplers.visible_sampler_names() == ["DPM++ 2M", "Euler", NAME]
+        assert host.sd_samplers.visible_sampler_names() == ["DPM++ 2M", "Euler", *NAMES]
         assert host.sd_samplers.samplers_for_img2img is listed
-        assert listed[-1] is host.sd_samplers.all_samplers_map[NAME]
+        assert listed[2:] == [host.sd_samplers.all_samplers_map[name] for name in NAMES]
         assert host.sd_samplers.samplers_map["iv-mixed"] == host.sd_samplers.samplers_map["iv_mixed"] == NAME
         assert host.sd_samplers.samplers_map["ivmixed"] == NAME
         assert [script.title() for script in host.runner.alwayson_scripts].count(NAME) == 1
         assert listed[-1].total_steps(20) == 20
+        assert [host.sd_samplers.get_sampler_and_scheduler(name, None)[0] for name in NAMES] == NAMES
+        assert [data.options for data in listed[2:]] == [{}, {"scheduler": "karras"}, {}], "as the host's own have"
 
 
 def test_a_remembered_miss_is_forgotten(host):
     samplers = host.sd_samplers
-    samplers.all_samplers.pop()
+    del samplers.all_samplers[2:]
     samplers.all_samplers_map.pop(NAME)
     samplers.get_sampler_and_scheduler.cache_clear()
     assert samplers.get_sampler_and_scheduler(NAME, "Karras")[0] == "DPM++ 2M"
     host.load_scripts()
     assert samplers.get_sampler_and_scheduler(NAME, "Karras") == (NAME, "Karras")
     assert samplers.get_sampler_and_scheduler(f"{NAME} Karras", None) == (NAME, "Karras")
+
+
+@pytest.mark.parametrize("name, solver", [(NAMES[1], "dpmpp_2m"), (NAMES[2], "dpmpp_2m_sde")])
+def test_each_sampler_takes_the_ordinary_step_in_its_way(host, name, solver):
+    """The core alone, given the same answers of the host's denoiser, asks about the same latents."""
+    options = Options(gamma_go=2, interval=(0, 60))
+    p = host.clip(name, options={"gamma_go": 2, "interval": [0, 60]}, cfg_scale=5.5, **{**SMALL, "steps": 4})
+    host.run(p)
+    plan, sigmas = plan_of(host, p, options, solver=solver), p.sampler.get_sigmas(p, 4)
+    assert p.extra_generation_params[NAME] == f"{plan.evaluations} evaluations"
+
+    def worst(plan):
+        """The largest difference between what the host's denoiser was asked and what the core asks."""
+        evaluations, noise, differences = iter(host.evaluations), p.generators(5), []
+
+        def denoiser(x, sigma, cond_scale):
+            evaluation = next(evaluations)
+            cond, uncond = evaluation.out.chunk(2)
+            differences.append((x - evaluation.x[:len(x)]).abs().max().item())
+            return uncond + (cond - uncond) * cond_scale
+
+        sample_iv_mixed(denoiser, noise.next() * sigmas[0], sigmas, {"cond_scale": 5.5}, disable=True, plan=plan,
+                        noise_sampler=lambda *levels: noise.next())
+        return max(differences)
+
+    assert worst(plan) < 1e-3
+    assert worst(replace(plan, solver="euler")) > 0.1
 
 
 def test_a_user_sees_each_line_once(capsys):
@@ -98,6 +128,19 @@ def assert_image_evaluation(host, move, evaluation, frames, context):
         assert torch.equal(call.out, host.unet(call.x, timesteps=call.t, context=call.context))
     answer = torch.cat([call.out for call in calls])
     assert torch.equal(evaluation.out, host.denoiser(lambda x, t, cond: answer)(evaluation.x, level, cond={}))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_image_model_may_take_fewer_frames_at_a_time(host, together):
+    host.shared.opts.batch_cond_uncond = together
+    host.shared.opts.set("ivmixed_chunk", 2)
+    p = host.clip(frames=5, context=4, steps=3)
+    host.run(p)
+    for move, evaluation in moves_and_evaluations(host, p):
+        if move.model == "image":
+            assert_image_evaluation(host, move, evaluation, 5, 2)
+        else:
+            assert_video_evaluation(host, move, evaluation, 5, 4)
 
 
 def chunks(rows, size):
@@ -232,6 +275,115 @@ def test_a_reused_prediction_is_that_of_the_latest_evaluation(host, options, bat
         latent = latent + eps * (move.sigma_to - move.sigma_from)
     torch.testing.assert_close(result, latent, rtol=1e-4, atol=1e-4)
     assert not p.sampler.model_wrap._forward_hooks
+
+
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+@pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
+def test_rescaled_moves_ask_no_network_for_the_strength(host, batch_cond_uncond, frames, context):
+    """The prediction at guidance 1 is answered from memory, and the latents that follow are the rescaled ones."""
+    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+    p = host.clip(options={"gamma_go": 2, "gamma_back": 3, "guidance_rescale": 0.7}, frames=frames, context=context,
+                  steps=4, cfg_scale=5.5)
+    result = host.run(p)
+    plan = plan_of(host, p, Options(gamma_go=2, gamma_back=3, guidance_rescale=0.7))
+    assert p.extra_generation_params[NAME] == f"{plan.evaluations} evaluations"
+    latent, evaluations = p.noise(frames) * plan.moves[0].sigma_from, iter(host.evaluations)
+    for move in plan.moves:
+        evaluation = next(evaluations)
+        assert evaluation.calls
+        scale = {"go": 2, "back": -3, "ordinary": 5.5}[move.kind]
+        cond, uncond = evaluation.out[:frames], evaluation.out[frames:]
+        x = evaluation.x[:frames]
+        seen = latent * ((1 + move.sigma**2) / (1 + move.sigma_from**2)) ** 0.5
+        torch.testing.assert_close(x, seen, rtol=1e-4, atol=1e-4)
+        eps = (x - (uncond + (cond - uncond) * scale)) / move.sigma
+        if move.kind != "ordinary":
+            question = next(evaluations)
+            assert question.calls == [] and torch.equal(question.out, evaluation.out)
+            eps = eps * (0.3 + 0.7 * ((x - cond) / move.sigma).std() / eps.std())
+        latent = latent + eps * (move.sigma_to - move.sigma_from)
+    torch.testing.assert_close(result, latent, rtol=1e-4, atol=1e-4)
+    assert next(evaluations, None) is None
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"fresh_percent": 50}, {"form": "II-II"}, {"gamma_go": 1},
+])
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+@pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
+def test_deep_features_are_those_of_the_latest_whole_evaluation(host, options, batch_cond_uncond, frames, context):
+    """By hand: the first block of the UNet, and the last on the features that the whole evaluation gave there."""
+    options = {"back_moves": "reuse", "reused": "features", **options}
+    if frames > context:
+        options["fresh_percent"] = 100
+    host.shared.opts.batch_cond_uncond = batch_cond_uncond
+    unet = host.model.model.diffusion_model
+    last = unet.output_blocks[-1]
+    read, hook = [], last.register_forward_pre_hook(lambda module, args: read.append(args))
+    p = host.clip(options=options, frames=frames, context=context, steps=5)
+    host.run(p)
+    hook.remove()
+    plan = plan_of(host, p, Options(**options))
+    assert p.extra_generation_params[NAME] == f"{plan.evaluations} evaluations"
+    read, latest, shallow = iter(read), {}, 0
+    for move, evaluation in zip(plan.moves, host.evaluations, strict=True):
+        joined = [next(read) for _ in evaluation.calls]
+        deep = [rows[:, :4] for rows, *_ in joined]
+        if move.reuse:
+            shallow += 1
+            assert all(torch.equal(got, kept) for got, kept in zip(deep, latest[move.model], strict=True))
+        else:
+            assert not any(torch.equal(got, kept) for got, kept in zip(deep, latest.get(move.model, deep[1:])))
+            latest[move.model] = deep
+        for call, (rows, emb, context_of_call) in zip(evaluation.calls, joined):
+            skip = unet.input_blocks[0][:2](call.x, emb, context_of_call)
+            if move.model == "image":
+                assert torch.equal(rows[:, 4:], skip)
+                assert torch.equal(call.out, torch.tanh(unet.out(last[:2](rows, emb, context_of_call)) * 0.5))
+            else:
+                assert not torch.allclose(rows[:, 4:], skip)  # motion is in both blocks
+    assert 0 < shallow < plan.evaluations
+    assert not any("forward" in vars(module) for module in unet.modules())
+
+
+@pytest.mark.parametrize("image_size, side", [([64, 48], (6, 8)), ("16x16", (2, 2)), ("32x32", (4, 4))])
+@pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
+def test_the_image_model_looks_at_its_own_size(host, image_size, side, frames, context):
+    """And what it changes comes back; the video model, and an interrupt, never see that size."""
+    options = {"image_size": image_size, "gamma_go": 2, "gamma_back": 1}
+    p = host.clip(options=options, frames=frames, context=context, steps=4)
+    result = host.run(p)
+    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+        size = side if move.model == "image" else (4, 4)
+        assert evaluation.x.shape[-2:] == size and all(call.x.shape[-2:] == size for call in evaluation.calls)
+    same = host.run(host.clip(options={**options, "image_size": None}, frames=frames, context=context, steps=4))
+    assert torch.equal(result, same) == (side == (4, 4))
+
+    host.on_evaluated.append(lambda count: host.shared.state.interrupt() if count == 1 else None)
+    assert host.run(host.clip(options=options, frames=frames, context=context, steps=4)).shape == result.shape
+
+
+def test_another_size_does_not_go_with_a_mask(host):
+    p = host.clip(options={"image_size": "64x64"}, **SMALL)
+    kind = host.sd_samplers.all_samplers_map[NAME].constructor
+    create = kind.run_of_clip
+
+    def masked(self, frames):
+        self.model_wrap_cfg.mask = torch.ones(4, 4)
+        return create(self, frames)
+
+    kind.run_of_clip = masked
+    with pytest.raises(HTTPException, match=r"image_size = \(64, 64\).* nothing in inpainting"):
+        host.run(p)
+    assert host.evaluations == []
+
+
+def test_features_of_windows_serve_their_step_alone(host):
+    p = host.clip(options={"reused": "features", "fresh_percent": 50}, **SMALL)
+    with pytest.raises(HTTPException, match=r"fresh_percent = 50.* allowed: 100 with reused 'features'") as refused:
+        host.run(p)
+    assert refused.value.status_code == 422 and host.evaluations == []
+    host.run(host.clip(options={"reused": "features", "fresh_percent": 50}, frames=4, context=4, steps=3))
 
 
 @pytest.mark.parametrize("fields", [{}, {"frames": 3}])
@@ -371,7 +523,8 @@ def test_lllite_images_are_those_of_the_rows(host):
     assert torch.equal(model.modules["one"].cond_image, images(10))
 
 
-def test_only_what_has_a_row_for_each_row_is_cut(host):
+@pytest.mark.parametrize("rows", [slice(4, 7), torch.tensor([1, 8, 4])])
+def test_only_what_has_a_row_for_each_row_is_cut(host, rows):
     from ivmixed.webui import controlnet
 
     emb = host.controlnet.ImageEmbed(images(10)[:, 0], torch.zeros(1, 4, 4))
@@ -380,17 +533,17 @@ def test_only_what_has_a_row_for_each_row_is_cut(host):
     script = SimpleNamespace(title=lambda: "ControlNet", latest_network=SimpleNamespace(control_params=[every, one]))
     runner = SimpleNamespace(alwayson_scripts=[script])
     before = [dict(vars(control)) for control in (every, one)]
-    with pytest.raises(RuntimeError, match="within"), controlnet.rows(runner, 4, 7, 10):
+    with pytest.raises(RuntimeError, match="within"), controlnet.rows(runner, rows, 10):
         for cut, whole in ((every.hint_cond, images(10)), (every.hr_hint_cond, images(10)),
                            (one.hr_hint_cond, images(10)), (every.control_model.image_emb.cond_emb, images(10)[:, 0])):
-            assert torch.equal(cut, whole[4:7])
+            assert torch.equal(cut, whole[rows])
         assert torch.equal(one.hint_cond, images(1))
         raise RuntimeError("within")
     for control, values in zip((every, one), before):
         assert all(getattr(control, name) is value for name, value in values.items())
     assert every.control_model.image_emb is emb
     for nothing in (None, SimpleNamespace(), SimpleNamespace(alwayson_scripts=[])):
-        with controlnet.rows(nothing, 0, 1, 2):
+        with controlnet.rows(nothing, rows, 10):
             pass
 
 
@@ -429,10 +582,11 @@ def test_a_control_ends_at_its_outer_step(host):
 def test_progress_counts_evaluations(host, fields):
     bars = []
     host.on_evaluated.append(lambda n: bars.append(host.shared.total_tqdm._tqdm))
-    host.run(host.clip(**fields, **SMALL))
+    p = host.clip(**fields, **SMALL)
+    host.run(p)
     count = len(host.evaluations)
     assert [evaluation.progress for evaluation in host.evaluations] == [(n, count) for n in range(count)]
-    assert host.shared.state.sampling_step == host.shared.state.sampling_steps == count > 3
+    assert p.progress == (count, count) and count > 3
     assert bars[-1].n == bars[-1].total == count
 
 
@@ -450,7 +604,7 @@ def test_hires(host, first, second):
         key: f"{counts[key]} evaluations" for key in used}
     assert all(counts[key] > 3 for key in used)
     # the page's bar is at its end; the host's own sampler stops one before it
-    assert host.shared.state.sampling_step == counts[f"{NAME} hires"] - (second == "Euler")
+    assert p.progress[0] == counts[f"{NAME} hires"] - (second == "Euler")
 
 
 def test_no_console_bar_is_made_where_the_host_makes_none(host):
@@ -530,7 +684,7 @@ def test_an_empty_interval_is_euler_to_the_bit(fields, parameterization):
 @pytest.mark.parametrize("fields", [
     {}, {"batch_size": 3}, {"init_latent": torch.ones(1, 4, 4, 4)}, {"s_min_uncond": 100.0}])
 def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
-    off = "off - no AnimateDiff motion module in the UNet"
+    off = "off - no motion module in the UNet"
     with loaded(animatediff=animatediff) as host:
         expected = host.run(host.still("Euler", **fields))
         steps = len(host.evaluations)
@@ -639,7 +793,7 @@ def test_one_after_the_other_only_ordinary_moves_may_leave_the_negative_prompt_o
 
 def watch_sampling(host):
     """What `sample_iv_mixed` left changed in the host, motion still in, of every run from now on."""
-    left, sample = [], host.a1111.sample_iv_mixed
+    left, sample = [], host.sampler.sample_iv_mixed
 
     def watched(evaluate, *args, **kwargs):
         sampler = evaluate.__self__.sampler
@@ -649,7 +803,7 @@ def watch_sampling(host):
         finally:
             left.append(before.changed(host.snapshot(sampler)) - ANIMATEDIFFS_OWN)
 
-    host.a1111.sample_iv_mixed = watched
+    host.sampler.sample_iv_mixed = watched
     return left
 
 
@@ -703,7 +857,7 @@ def test_the_snapshot_notices_changes(host):
         ("opts.skip_early_cond", host.shared.opts, "skip_early_cond", 0.5),
         ("state.interrupted", host.shared.state, "interrupted", True),
         ("modules.sd_samplers.all_samplers", host.sd_samplers, "all_samplers", []),
-        ("modules.sd_samplers_common.store_latent", host.a1111.sd_samplers_common, "store_latent", len),
+        ("modules.sd_samplers_common.store_latent", host.sampler.sd_samplers_common, "store_latent", len),
     ):
         original, inherited = getattr(target, name), name == "forward" and target is not host.group_norm
         setattr(target, name, value)

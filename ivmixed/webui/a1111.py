@@ -1,57 +1,57 @@
-"""The sampler in AUTOMATIC1111 1.10: registration, and a plan run on the host's denoiser.
-
-Read beside the host's ``modules/sd_samplers_kdiffusion.py`` (``KDiffusionSampler``) and
-``modules/sd_samplers_cfg_denoiser.py`` (``CFGDenoiser.forward``). Both models are that one denoiser: the video model as
-AnimateDiff left it, the image model with motion out of the way and the checkpoint's own noise table.
+"""The sampler in AUTOMATIC1111 1.10: the two models in its ``CFGDenoiser``, with motion of
+sd-webui-animatediff or built in.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
-from fastapi import HTTPException
 from torch import Tensor
 
-from modules import sd_samplers, sd_samplers_cfg_denoiser, sd_samplers_common, shared
-from modules.sd_samplers_kdiffusion import KDiffusionSampler
+from modules import shared
 
-from .. import Move, OptionError, Plan, Schedule, make_plan, sample_iv_mixed
-from . import NAME, animatediff, controlnet, log
-from .animatediff import Motion
-from .panel import options_of
-from .patch import Overlay, replaced
-
-NO_MOTION = "off - no AnimateDiff motion module in the UNet"
-
-
-class RefusedError(HTTPException):
-    """Wrong input, refused before the first evaluation: status 422 with the message, from the API and in the page."""
-
-    def __init__(self, message: str):
-        super().__init__(status_code=422, detail=message)
-
-    def __str__(self) -> str:
-        return self.detail
+from .. import OptionError, Options, Plan, Schedule
+from ..features import DeepFeatures
+from ..patch import replaced
+from . import animatediff, built_in_a1111, controlnet, image_model, lora, settings, words
+from .image_model import ImageModel
+from .sampler import Run, Sampler
+from .words import Words
 
 
-def register() -> None:
-    """Puts the sampler where the dropdowns and the API look. Any number of times: it replaces itself."""
-    data = sd_samplers_common.SamplerData(NAME, IVMixedSampler, ["iv_mixed", "ivmixed"], {})
-    # other modules hold this very list, and "Reload UI" runs the scripts again while it stays
-    sd_samplers.all_samplers[:] = [x for x in sd_samplers.all_samplers if x.name != NAME] + [data]
-    sd_samplers.all_samplers_map[NAME] = data
-    sd_samplers.set_samplers()
-    sd_samplers.get_sampler_and_scheduler.cache_clear()
+class Motion(Protocol):
+    """The motion in the UNet while a clip is sampled, AnimateDiff's or the built-in one."""
+
+    context: int
+    """Frames that are evaluated at a time."""
+
+    takes_cond_alone: bool
+    """Whether it can do without the negative prompt's rows."""
+    modules: Iterable[torch.nn.Module]
+    """What motion has put between the layers of the UNet."""
+
+    def checkpoint_alphas_cumprod(self) -> Tensor:
+        """The checkpoint's own noise table, with the host's settings for it: motion has another."""
+
+    def travelled(self, cond: Any) -> Any:
+        """The prompts of a step, (frames, ...), as they change along the clip."""
+
+    def left_out(self, *others: torch.nn.Module) -> AbstractContextManager[None]:
+        """Within the block the UNet is the checkpoint's own, to the bit.
+
+        ``others``: networks that have motion of the same make (SparseCtrl) and do without it too.
+        """
 
 
-class IVMixedSampler(KDiffusionSampler):
-    """What the host makes for a generation with this sampler; schedules, hires, img2img are the host's own."""
+def motion_of_clip(p: Any, frames: int) -> Motion | None:
+    """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
+    return built_in_a1111.Motion.of_clip(p, frames) or animatediff.Motion.of_clip(frames)
 
-    def __init__(self, sd_model: Any):
-        super().__init__(self._sample, sd_model)
+
+class IVMixedSampler(Sampler):
+    """The sampler of a generation in AUTOMATIC1111."""
 
     def launch_sampling(self, steps: int, func: Callable[[], Tensor]) -> Tensor:
         try:
@@ -59,141 +59,141 @@ class IVMixedSampler(KDiffusionSampler):
         except Exception:
             # AnimateDiff cleans up only where sampling succeeds, and the next still image would be made with motion
             animatediff.remove(shared.sd_model)
+            image_model.forget(self.p)
             raise
 
-    def _sample(
-        self,
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Callable[[dict[str, Any]], None],
-        disable: bool | None = None,
-    ) -> Tensor:
-        """The host calls it as it calls k-diffusion's samplers; ``model`` is its ``CFGDenoiser``."""
-        try:
-            options = options_of(self.p)
-        except OptionError as error:
-            raise RefusedError(str(error)) from None
-        motion = Motion.of_clip(x.shape[0])
-        if motion is None:
-            plan, image = make_plan(replace(options, interval=(0, 0)), sigmas.tolist()), None
-        else:
-            image = _image_denoiser(model.inner_model, motion, self.p.scripts)
-            tables = (Schedule.from_sigmas(denoiser.sigmas.tolist()) for denoiser in (model.inner_model, image))
-            plan = make_plan(options, sigmas.tolist(), *tables)
-        said = NO_MOTION if motion is None else f"{plan.evaluations} evaluations"
-        self.p.extra_generation_params[f"{NAME} hires" if self.p.is_hr_pass else NAME] = said
-        log.info(said if motion is None else plan.describe())
+    @classmethod
+    def finished(cls, p: Any) -> None:
+        image_model.forget(p)
 
-        run = _Run(self, plan, motion, image, callback)
-        return sample_iv_mixed(
-            run.evaluate, x, sigmas, extra_args, run.callback, disable, plan=plan, on_move=run.on_move,
-            noise_sampler=lambda *levels: self.p.rng.next())  # a generator for each row: batches and devices agree
+    def run_of_clip(self, frames: int) -> Run:
+        return _Run(self, motion_of_clip(self.p, frames))
 
 
-class _Run:
-    """A plan's evaluations on the host's denoiser. Each changes the host for its own time only."""
+class _Run(Run):
+    """The image model is a denoiser beside the host's, and motion is out of the UNet while it is asked."""
 
-    def __init__(
-        self,
-        sampler: IVMixedSampler,
-        plan: Plan,
-        motion: Motion | None,
-        image: torch.nn.Module | None,
-        host_callback: Callable[[dict[str, Any]], None],
-    ):
-        self.sampler, self.plan, self.motion, self.image = sampler, plan, motion, image
-        self.host_callback = host_callback
-        self.move = plan.moves[0]
-        self.reuses = any(move.reuse for move in plan.moves)
-        self.done = 0
+    def __init__(self, sampler: Sampler, motion: Motion | None):
+        super().__init__(sampler, motion)
+        if motion is not None:
+            self.image = _image_denoiser(sampler.model_wrap_cfg.inner_model, motion, sampler.p.scripts)
         self.answers: dict[str, list[Tensor]] = {}
         """What the network gave in each model's latest evaluation, where the plan will need it again."""
-        self.host_store_latent = sd_samplers_common.store_latent
-        self._announce()
+        self.controlled = "both"
+        """The model that ControlNet acts on."""
+        self.image_model: ImageModel | None = None
+        """The image model, where it is not the loaded checkpoint."""
+        self.features: dict[str, DeepFeatures] = {}
+        """What the deep layers of the UNet gave in it, where the plan will need that again."""
 
-    def on_move(self, move: Move) -> None:
-        self.move = move
+    def check(self, options: Options, frames: int) -> None:
+        super().check(options, frames)
+        self.controlled = options.controlnet
+        image_model.chosen(options)
+        words.without_networks(options)
+        if options.image_size is not None and controlnet.controls(self.sampler.p.scripts):
+            raise OptionError("image_size", options.image_size, "nothing with ControlNet, whose images have the clip's "
+                              "size")
+        # context windows lie elsewhere in every step
+        if frames > self.motion.context and options.reused == "features" and options.fresh_percent < 100:
+            raise OptionError(
+                "fresh_percent", options.fresh_percent, "100 with reused 'features' and more frames than the "
+                "context: motion's windows lie elsewhere in every step, so a step's features serve that step alone")
 
-    def evaluate(self, x: Tensor, sigma: Tensor, **args: Any) -> Tensor:
-        """The denoised latent of the move that is due; k-diffusion's denoiser signature."""
-        denoiser, move = self.sampler.model_wrap_cfg, self.move
-        denoiser.step = move.step
-        last_latent = self.sampler.last_latent
-        if self._needs_uncond():
-            args["s_min_uncond"] = 0
+    def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
+        super().start(plan, host_callback)
+        if plan.reuses("features"):
+            layers = _deep_layers(self.sampler.model_wrap.inner_model.model.diffusion_model)
+            self.features = {model: DeepFeatures(layers) for model in ("video", "image")}
+
+    def words_of(self, options: Options) -> Words | None:
+        p, checkpoint = self.sampler.p, image_model.chosen(options)
+        prompt, networks = words.without_networks(options)
+        negative = options.image_negative_prompt
+        if checkpoint is None and not networks:
+            own = words.own(p, prompt, negative)
+            return own and Words(controlnet.marked(p.scripts, own.given))
         with ExitStack() as stack:
-            for target, name, value in self._changes():
-                stack.enter_context(replaced(target, name, value))
-            if move.model == "image" and not move.reuse:
+            in_force = stack.enter_context(lora.of_image(options, networks)) if networks else lora.in_force()
+            self.image_model = ImageModel.of_request(p, checkpoint or p.sd_model.sd_checkpoint_info,
+                                                     self.motion.modules, in_force)
+            stack.enter_context(self.image_model.encoding())
+            given = controlnet.marked(p.scripts, words.encoded(p, prompt, negative))
+            return Words(given, None if prompt else self.motion.travelled)
+
+    def begun(self, host: Callable[[Any], None]) -> Callable[[Any], None]:
+        if self.controlled in ("both", self.move.model):
+            return host
+
+        def call(params: Any) -> None:
+            host(params)
+            controlnet.switch_off(self.sampler.p.scripts)
+        return call
+
+    def make_room(self) -> bool:
+        return self.image_model is not None and self.image_model.make_room()
+
+    def end(self) -> None:
+        if self.image_model is not None:
+            self.image_model.rest()
+
+    def schedules(self) -> tuple[Schedule, Schedule]:
+        denoisers = self.sampler.model_wrap_cfg.inner_model, self.image
+        video, image = (Schedule.from_sigmas(denoiser.sigmas.tolist()) for denoiser in denoisers)
+        return video, image
+
+    @contextmanager
+    def model_of_move(self) -> Iterator[None]:
+        denoiser, move = self.sampler.model_wrap_cfg, self.move
+        with ExitStack() as stack:
+            if not move.evaluates:
+                stack.enter_context(replaced(denoiser, "model_wrap", _Answers(self.answers[move.model])))
+            elif move.model == "image":
+                stack.enter_context(replaced(denoiser, "model_wrap", self.image))
                 stack.enter_context(self.motion.left_out(*controlnet.networks(self.sampler.p.scripts)))
-            if self.reuses and not move.reuse:
+                if self.image_model is not None:
+                    stack.enter_context(self.image_model.acting())
+            if self.features and move.evaluates:
+                features = self.features[move.model]
+                stack.enter_context(features.replayed() if move.reuse else features.recorded())
+            if self.plan.reuses("prediction") and move.evaluates:
                 answers = self.answers[move.model] = []
                 hook = denoiser.inner_model.register_forward_hook(lambda *call: answers.append(call[-1].clone()))
                 stack.callback(hook.remove)
-            denoised = denoiser(x, sigma, **args)
-        if move.kind == "back" or (move.kind == "go" and move.step > 0):
-            # an interrupt leaves the last ordinary prediction; before the first, that of a go move, not the noise
-            self.sampler.last_latent = last_latent
-        if not move.reuse:
-            self._count()
-        return denoised
+            yield
 
-    def _needs_uncond(self) -> bool:
-        """Guidance needs uncond, now or later, and so do AnimateDiff's windows where it is in one batch with cond."""
-        return self.motion is not None and (
-            self.reuses or self.move.kind != "ordinary" or shared.opts.batch_cond_uncond)
+    def needs_uncond(self) -> bool:
+        """AnimateDiff's windows need it too, where it is in one batch with cond."""
+        return super().needs_uncond() or (self.motion is not None and shared.opts.batch_cond_uncond)
 
-    def _changes(self) -> Iterator[tuple[Any, str, Any]]:
-        """What is other in the host during this evaluation: (object, attribute, value)."""
-        move, state = self.move, shared.state
-        # extensions time themselves by the step they are told (ControlNet's start and end), the progress bar by ours;
-        # the host tells the step before, since its callback comes after the evaluation
-        told = Overlay(state, sampling_step=max(move.step - 1, 0), sampling_steps=self.plan.steps)
-        yield sd_samplers_cfg_denoiser, "state", told
-        yield sd_samplers_common, "store_latent", self._store_latent
-        if self.motion is None:
-            return
-        options = {}
-        if shared.opts.batch_cond_uncond:
-            options["pad_cond_uncond"] = True  # AnimateDiff's windows then take cond and uncond of one length
-        if self._needs_uncond():
-            options["skip_early_cond"] = 0
-        yield sd_samplers_cfg_denoiser, "shared", Overlay(shared, opts=Overlay(shared.opts, **options))
-        if move.reuse:
-            yield self.sampler.model_wrap_cfg, "model_wrap", _Answers(self.answers[move.model])
-        elif move.model == "image":
-            yield self.sampler.model_wrap_cfg, "model_wrap", self.image
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        if self.motion is not None and shared.opts.batch_cond_uncond:
+            settings["pad_cond_uncond"] = True  # AnimateDiff's windows then take cond and uncond of one length
+        if self.cond_alone():
+            settings["skip_early_cond"] = 1.0
+        return settings
 
-    def callback(self, data: dict[str, Any]) -> None:
-        self.host_callback(data)
-        shared.state.sampling_step = self.done
+    def changes(self) -> Iterator[tuple[Any, str, Any]]:
+        yield from super().changes()
+        if self.cond_alone():  # the host notes that setting in the infotext
+            p = self.sampler.p
+            yield p, "extra_generation_params", dict(p.extra_generation_params)
 
-    def _announce(self) -> None:
-        """The host's progress counts evaluations; the total in the console too."""
-        state, bar = shared.state, shared.total_tqdm
-        state.sampling_steps = self.plan.evaluations
-        if getattr(self.sampler.p, "enable_hr", False) and bar._tqdm is not None:
-            bar.updateTotal(bar._tqdm.total + self.plan.evaluations - self.plan.steps)
-        dropped = [name for name, value in (
-            ("'Negative Guidance minimum sigma' (NGMS)", self.sampler.s_min_uncond),
-            ("'Ignore negative prompt during early sampling'", shared.opts.skip_early_cond)) if value]
-        if self.motion is not None and dropped:
-            log.info(f"{' and '.join(dropped)} held off: the extra moves and AnimateDiff need the negative prompt")
+    def cond_alone(self) -> bool:
+        """Guidance is 1, so that the negative prompt says nothing, and none needs its rows: one network pass."""
+        if self.motion is None or self.reuses or not self.plan.active_steps:
+            return False
+        guidance = self.move.guidance
+        if guidance is None:
+            guidance = self.sampler.sampler_extra_args["cond_scale"]
+        return (guidance == 1 and (self.move.model == "image" or self.motion.takes_cond_alone)
+                and not controlnet.controls(self.sampler.p.scripts))
 
-    def _count(self) -> None:
-        self.done += 1
-        shared.state.sampling_step = self.done
-        if self.move.kind != "ordinary":
-            shared.state.current_image_sampling_step += 1  # "a preview every n steps" means outer steps
-            shared.total_tqdm.update()  # the host's callback does it for the ordinary move
 
-    def _store_latent(self, latent: Tensor) -> None:
-        """The live preview: of ordinary moves only, timed by outer steps."""
-        if self.move.kind == "ordinary":
-            with replaced(shared.state, "sampling_step", self.move.step):
-                self.host_store_latent(latent)
+def _deep_layers(unet: torch.nn.Module) -> list[torch.nn.Module]:
+    """All blocks of Stable Diffusion's own UNet (``openaimodel.UNetModel``) but the first and the last."""
+    return [*unet.input_blocks[1:], unet.middle_block, *unet.output_blocks[:-1]]
 
 
 class _Answers(torch.nn.Module):
@@ -227,16 +227,16 @@ def _image_denoiser(video: torch.nn.Module, motion: Motion, scripts: Any) -> tor
 
         def _in_chunks(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
             total = x.shape[0]
-            size = motion.context * (2 if shared.opts.batch_cond_uncond else 1)
+            size = settings.chunk(motion.context) * (2 if shared.opts.batch_cond_uncond else 1)
             if total <= size:
-                with controlnet.rows(scripts, 0, total, total):
+                with controlnet.rows(scripts, slice(0, total), total):
                     return base.forward(self, x, sigma, cond=cond)
             out = None
             for start in range(0, total, size):
                 end = min(start + size, total)
                 part_cond = {key: [value[0][start:end]] if isinstance(value, list) else value[start:end]
                              for key, value in cond.items()}
-                with controlnet.rows(scripts, start, end, total):
+                with controlnet.rows(scripts, slice(start, end), total):
                     part = base.forward(self, x[start:end], sigma[start:end], cond=part_cond)
                 if out is None:
                     out = part.new_empty((total, *part.shape[1:]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,32 @@ import torch
 
 from modules import sd_models
 
-from .patch import replaced
+from ..motion import MotionOptions
+from ..options import OptionError
+from ..patch import replaced
+
+TITLE = "AnimateDiff"
+"""Of its script."""
 
 
 def _extension() -> Any:
     module = sys.modules.get("scripts.animatediff_mm")
     return getattr(module, "mm_animatediff", None)
+
+
+def settings_of(options: MotionOptions) -> Any:
+    """The extension's settings, as its panel sends them, that ask for this clip. Raises OptionError."""
+    if options.loras:
+        raise OptionError("loras", options.loras, "nothing with AnimateDiff: write <lora:name:weight> into the prompt")
+    if options.fuse != "last":
+        raise OptionError("fuse", options.fuse, "'last' with AnimateDiff")
+    folder = Path(_extension().get_model_dir())
+    if not (folder / options.model).is_file():
+        raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder}", "is not there")
+    return sys.modules["scripts.animatediff_ui"].AnimateDiffProcess(
+        model=options.model, enable=True, video_length=options.frames, fps=options.fps, closed_loop=options.closed_loop,
+        batch_size=min(options.context, options.frames), stride=options.stride, overlap=options.overlap,
+        format=[name.upper() for name in options.formats])
 
 
 def remove(sd_model: Any) -> None:
@@ -33,10 +54,14 @@ def remove(sd_model: Any) -> None:
 class Motion:
     """The motion that AnimateDiff has put into the UNet for the clip being sampled."""
 
+    takes_cond_alone = False
+
     def __init__(self, extension: Any):
         self._extension = extension
         self.context = int(extension.ad_params.batch_size)
         """Frames that AnimateDiff evaluates at a time."""
+        self.modules = [module for module in extension.mm.modules() if hasattr(module, "temporal_transformer")]
+        """What it has put between the layers of the UNet."""
 
     @classmethod
     def of_clip(cls, frames: int) -> Motion | None:
@@ -57,6 +82,12 @@ class Motion:
         sd_models.apply_alpha_schedule_override(own)
         return own.alphas_cumprod
 
+    def travelled(self, cond: Any) -> Any:
+        """The prompts of a step, (frames, ...), blended between the frames that have one (prompt travel)."""
+        params = self._extension.ad_params
+        closed = params.video_length > params.batch_size and params.closed_loop in ("R+P", "A")
+        return params.prompt_scheduler.multi_cond(cond, closed)
+
     @contextmanager
     def left_out(self, *others: torch.nn.Module) -> Iterator[None]:
         """Within the block the UNet is the checkpoint's own, to the bit.
@@ -64,10 +95,10 @@ class Motion:
         ``others``: networks that have motion of the same make (SparseCtrl) and do without it too.
         """
         with ExitStack() as stack:
-            for network in (self._extension.mm, *others):
-                for module in network.modules():
-                    if hasattr(module, "temporal_transformer"):
-                        stack.enter_context(replaced(module, "forward", _identity))
+            theirs = [module for network in others for module in network.modules()
+                      if hasattr(module, "temporal_transformer")]
+            for module in (*self.modules, *theirs):
+                stack.enter_context(replaced(module, "forward", _identity))
             if self._extension.gn32_original_forward is not None:
                 # v1 and HotShot: the group norm spans the frames while motion is in
                 stack.enter_context(replaced(self._group_norm(), "forward", self._extension.gn32_original_forward))

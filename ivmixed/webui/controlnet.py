@@ -1,46 +1,72 @@
 """What the sampler knows of the sd-webui-controlnet extension: its control images belong to the rows of the batch.
 
 Source: that extension's ``scripts/hook.py`` (``control_params``) and ``scripts/controlnet_lllite.py``, and how
-AnimateDiff cuts them to its context windows (``animatediff_infv2v.py``).
+AnimateDiff cuts them to its context windows (``animatediff_infv2v.py``). It tells the prompt from the negative prompt
+by a token before each, and when a control begins and ends at the start of every evaluation (``mark_prompt_context``,
+``guidance_schedule_handler``).
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modules import devices
 
 
 @contextmanager
-def rows(script_runner: Any, start: int, end: int, total: int) -> Iterator[None]:
-    """Within the block the control images are those of rows ``start`` to ``end`` in a batch of ``total`` rows.
+def rows(script_runner: Any, chosen: slice | Tensor, total: int) -> Iterator[None]:
+    """Within the block the control images are those of the ``chosen`` rows in a batch of ``total`` rows.
 
     They are on ControlNet's device, where AnimateDiff brings them only for the video model.
     """
     with ExitStack() as stack:
-        for control in _control_params(script_runner):
+        for control in controls(script_runner):
             for value, assign in _batched(control):
                 # assigned though it may be the same: what was computed from it for other rows is dropped with it
                 stack.callback(assign, value)
-                assign(_rows(value, start, end, total))
+                assign(_rows(value, chosen, total))
         yield
+
+
+def marked(script_runner: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Encoded prompts, arguments of the host's denoiser, as a request with ControlNet has them."""
+    hook = sys.modules.get("scripts.hook")
+    if hook is not None and controls(script_runner):
+        for name, conds in given.items():
+            hook.mark_prompt_context(conds, positive=name == "cond")
+    return given
+
+
+def switch_off(script_runner: Any) -> None:
+    """Until the next evaluation begins all controls are as before their beginning."""
+    network = _network(script_runner)
+    for control in controls(script_runner):
+        control.guidance_stopped = True
+        network.model.current_sampling_percent = -1.0  # IP-Adapter's and LLLite's
 
 
 def networks(script_runner: Any) -> list[torch.nn.Module]:
     """The networks of the active controls."""
-    models = (control.control_model for control in _control_params(script_runner))
+    models = (control.control_model for control in controls(script_runner))
     return [model for model in models if isinstance(model, torch.nn.Module) and callable(model.modules)]
 
 
-def _control_params(script_runner: Any) -> list[Any]:
+def controls(script_runner: Any) -> list[Any]:
+    """The active controls."""
+    return list(getattr(_network(script_runner), "control_params", None) or ())
+
+
+def _network(script_runner: Any) -> Any:
     for script in getattr(script_runner, "alwayson_scripts", ()):
         if script.title().lower() == "controlnet":
-            return list(getattr(getattr(script, "latest_network", None), "control_params", None) or ())
-    return []
+            return getattr(script, "latest_network", None)
+    return None
 
 
 def _batched(control: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
@@ -55,11 +81,12 @@ def _batched(control: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
             yield module.cond_image, module.set_cond_image
 
 
-def _rows(value: Any, start: int, end: int, total: int) -> Any:
+def _rows(value: Any, chosen: slice | Tensor, total: int) -> Any:
     """The rows of a batch of images, or of an IP-Adapter's embedding; anything else as it is."""
     if hasattr(value, "cond_emb"):
-        return value._replace(cond_emb=_rows(value.cond_emb, start, end, total))
+        return value._replace(cond_emb=_rows(value.cond_emb, chosen, total))
     if getattr(value, "ndim", 0) < 3:
         return value
-    cut = value[start:end] if value.shape[0] == total and end - start < total else value
-    return cut.to(devices.get_device_for("controlnet"))
+    if value.shape[0] == total:
+        value = value[chosen if isinstance(chosen, slice) else chosen.to(value.device)]
+    return value.to(devices.get_device_for("controlnet"))

@@ -2,12 +2,46 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from modules import scripts
 
-from ..options import OptionError
-from . import NAME, panel
+from ..options import OPTIONS, OptionError, Options
+from . import MOTION, NAME, SAMPLERS, clips, motion, motion_panel, panel, presets, sampler
+from .live import Live
+
+PRESET = f"{NAME} preset"
+"""The infotext's key for the name of the settings, for readers: pasting goes by the settings themselves."""
+
+
+class MotionScript(scripts.Script):
+    """Makes a request one clip with built-in motion; see `motion`."""
+
+    def title(self) -> str:
+        return MOTION
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        components, self.infotext_fields = motion_panel.build(self.elem_id)
+        self.paste_field_names = [field.label for field in self.infotext_fields if field.label]
+        return components
+
+    def before_process(self, p: Any, *arguments: Any) -> None:
+        motion.prepare(p, lambda: motion_panel.from_arguments(arguments))
+
+    def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
+        clips.keep(p, pp)
+        clip = motion.of_request(p)
+        if clip is not None:
+            clip.tell_prompt()
+
+    def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
+        clip = motion.of_request(p)
+        if clip is not None:
+            clips.finish(clip, processed)
 
 
 class IVMixedScript(scripts.Script):
@@ -20,13 +54,34 @@ class IVMixedScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        components, self.infotext_fields = panel.build(self.elem_id)
+        self.live.panel = made = panel.Panel(self.elem_id)
+        self.infotext_fields = made.fields
         self.paste_field_names = [field.label for field in self.infotext_fields if field.label]
-        return components
+        return made.components
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        self.live.after_component(component)
+
+    @cached_property
+    def live(self) -> Live:
+        return Live("img2img" if self.is_img2img else "txt2img")
 
     def process(self, p: Any, *arguments: Any) -> None:
-        if NAME not in (p.sampler_name, getattr(p, "hr_sampler_name", None)):
+        if SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None))):
             return
+        sampler.prepare(p)
         # the host only logs what a hook raises: the sampler refuses wrong values, where it stops the generation
         with suppress(OptionError):
-            p.extra_generation_params.update(panel.from_arguments(arguments).to_infotext())
+            _write(p.extra_generation_params, panel.options_of(p))
+
+    def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
+        sampler.finished(p)
+
+
+def _write(infotext: dict[str, Any], options: Options) -> None:
+    for option in OPTIONS:
+        infotext.pop(option.label, None)  # the cells of an X/Y/Z plot share it
+    infotext.pop(PRESET, None)
+    infotext.update(options.to_infotext())
+    if options.setting() != Options() and (name := presets.name_of(options)) is not None:
+        infotext[PRESET] = name

@@ -1,7 +1,8 @@
-"""A double of the host, to test `ivmixed.webui` against: AUTOMATIC1111 1.10 with sd-webui-animatediff and ControlNet.
+"""Doubles of the hosts, to test `ivmixed.webui` against.
 
-``tree/`` is laid out as the hosts are, a file for each of theirs, and carries only what those were seen to do; networks
-and prompts are tiny. `loaded` puts it into ``sys.modules`` for the time of a test::
+``tree/`` is AUTOMATIC1111 1.10 with sd-webui-animatediff and ControlNet, laid out as the host is, a file for each of
+theirs; ``forge/`` is what is other on the Forge family (`forge_host`). They carry only what the hosts were seen to do;
+networks and prompts are tiny. `loaded` puts one into ``sys.modules`` for the time of a test::
 
     with loaded() as host:
         clip = host.run(host.clip(options={"form": "II-II"}, frames=32))
@@ -22,6 +23,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from fastapi import FastAPI
 from gradio.context import Context
 
 import ivmixed
@@ -29,14 +31,22 @@ import ivmixed
 from .snapshot import Snapshot
 
 NAME = "IV-mixed"
+NAMES = [NAME, f"{NAME} DPM++ 2M", f"{NAME} DPM++ 2M SDE"]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "iv_mixed.py"
 TREE = Path(__file__).parent / "tree"
-ROOTS = ("modules", "ldm", "k_diffusion", "scripts")
+ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "networks")
 
 
 @contextmanager
 def loaded(parameterization: str = "eps", animatediff: bool = True) -> Iterator[Host]:
-    """The double, freshly imported, and the extension loaded by it; afterwards every module is as it was."""
+    """AUTOMATIC1111, freshly imported, and the extension loaded by it; afterwards every module is as it was."""
+    with importing(TREE):
+        yield Host(parameterization, animatediff)
+
+
+@contextmanager
+def importing(*trees: Path) -> Iterator[None]:
+    """Within the block modules come from ``trees``, the first before the others; afterwards all is as it was."""
     logger, threads = logging.getLogger("ivmixed"), torch.get_num_threads()
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
     logger.handlers.clear()
@@ -44,12 +54,15 @@ def loaded(parameterization: str = "eps", animatediff: bool = True) -> Iterator[
     logger.setLevel(logging.NOTSET)
     torch.set_num_threads(1)  # the networks are tiny
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
-    sys.path.insert(0, str(TREE))
+    path = sys.path[:]
+    sys.path[:0] = map(str, trees)
     importlib.invalidate_caches()
     try:
-        yield Host(parameterization, animatediff)
+        # a package with an __init__ is looked for in one place only
+        importlib.import_module("modules").__path__[:0] = [str(tree / "modules") for tree in trees if tree != TREE]
+        yield
     finally:
-        sys.path.remove(str(TREE))
+        sys.path[:] = path
         for name in [name for name in sys.modules if _is_ours(name)]:
             del sys.modules[name]
         sys.modules.update(before)
@@ -116,11 +129,10 @@ class Log(logging.Handler):
 class Host:
     """The running double. Its modules are attributes: ``host.shared``, ``host.sd_samplers``, ``host.a1111``, ..."""
 
+    sampler_file = "a1111"
+
     def __init__(self, parameterization: str, animatediff: bool):
-        for name in ("api", "devices", "errors", "infotext_utils", "processing", "script_callbacks", "scripts",
-                     "sd_samplers", "shared"):
-            setattr(self, name, importlib.import_module(f"modules.{name}"))
-        self.encode = importlib.import_module("modules.prompt_parser").encode
+        self._import()
         self.external = importlib.import_module("k_diffusion.external")
         self.apply_alpha_schedule_override = importlib.import_module("modules.sd_models").apply_alpha_schedule_override
         self.animatediff = importlib.import_module("scripts.animatediff") if animatediff else None
@@ -130,40 +142,79 @@ class Host:
         self.group_norm = importlib.import_module("ldm.modules.diffusionmodules.util").GroupNorm32
         ddpm = importlib.import_module("ldm.models.diffusion.ddpm")
         self.model = self.shared.sd_model = ddpm.LatentDiffusion(parameterization)
-        self.model.watch.call = self._network_call
+        self.script_callbacks.on_cfg_denoised(self._network_is_done)
+        self._start(self.model.watch)
+
+    def _import(self) -> None:
+        for name in ("api", "call_queue", "devices", "errors", "extra_networks", "infotext_utils", "processing",
+                     "progress", "script_callbacks", "scripts", "sd_models", "sd_samplers", "shared", "ui"):
+            setattr(self, name, importlib.import_module(f"modules.{name}"))
+        self.encode = importlib.import_module("modules.prompt_parser").encode
+
+    def _start(self, watch: Any) -> None:
+        """``watch`` is what stands around the network's calls."""
+        watch.call = self._network_call
         self.evaluations: list[Evaluation] = []
         self.on_evaluated: list[Callable[[int], None]] = []
         """Called with the number of every evaluation at its end, from 1."""
         self.fail_at: tuple[int, int, BaseException] | None = None
         """Evaluation and network call in it, both from 1, and what is raised there."""
         self.script_callbacks.on_cfg_denoiser(self._evaluation_starts)
-        self.script_callbacks.on_cfg_denoised(self._network_is_done)
         self.script_callbacks.on_cfg_after_cfg(lambda params: [f(len(self.evaluations)) for f in self.on_evaluated])
         self.load_scripts()
         self.log = Log()
         logging.getLogger("ivmixed").addHandler(self.log)
-        self.a1111 = importlib.import_module("ivmixed.webui.a1111")
-        self.panel = importlib.import_module("ivmixed.webui.panel")
+        self.a1111 = importlib.import_module(f"ivmixed.webui.{self.sampler_file}")
+        self.sampler = importlib.import_module("ivmixed.webui.sampler")
+        for name in ("panel", "motion_panel", "clips"):
+            setattr(self, name, importlib.import_module(f"ivmixed.webui.{name}"))
+        self.built_in = importlib.import_module("ivmixed.webui.motion")
 
     # the page ---------------------------------------------------------------------------------------------------------
 
     def load_scripts(self) -> None:
         """What the host does at start and at "Reload UI": it runs the extension's script and builds the page."""
-        spec = importlib.util.spec_from_file_location("iv_mixed", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        self.script_callbacks.script_unloaded_callback()
+        for name in ("app_started", "before_ui", "ui_settings", "ui_tabs"):
+            self.script_callbacks.callback_map[name].clear()
+        plot = TREE / "scripts" / "xyz_grid.py"
+        self.plot, module = self._run_file("xyz_grid", plot), self._run_file("iv_mixed", SCRIPT)
+        self.scripts.scripts_data[:] = [SimpleNamespace(path=str(SCRIPT), module=module),
+                                        SimpleNamespace(path=str(plot), module=self.plot)]
+        self.script_callbacks.before_ui_callback()
+        self.script_callbacks.ui_settings_callback()
         ours = [value for value in vars(module).values()
                 if isinstance(value, type) and issubclass(value, self.scripts.Script)]
-        theirs = [self.controlnet.ControlNetScript]
+        theirs = [] if self.controlnet is None else [self.controlnet.ControlNetScript]
         if self.animatediff is not None:
             theirs.insert(0, self.animatediff.AnimateDiffScript)
         self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours)
-        with Page() as self.page:
-            for script in self.runner.alwayson_scripts:
-                self.runner.create_script_ui(script)
+        self.scripts.scripts_txt2img = self.runner
+        self.page = self.shared.demo = self.ui.create_ui(self.runner, Page)
+        with Page():
             # the API calls ui() again to learn the defaults
             self.defaults = [None] + [getattr(control, "value", None) for script in self.runner.alwayson_scripts
                                       for control in script.ui(script.is_img2img) or ()]
+
+    @staticmethod
+    def _run_file(name: str, path: Path) -> Any:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def start(self, api: bool = True) -> FastAPI:
+        """What the host does with its server: its own routes, if asked for them, then those of extensions."""
+        app = FastAPI()
+        if api:
+            self.api.Api(app)
+        self.progress.setup_progress_api(app)
+        self.script_callbacks.app_started_callback(self.page, app)
+        return app
+
+    def module(self, name: str) -> Any:
+        """A file of the extension."""
+        return importlib.import_module(f"ivmixed.webui.{name}")
 
     def script(self, title: str) -> Any:
         return next(script for script in self.runner.alwayson_scripts if script.title() == title)
@@ -193,14 +244,15 @@ class Host:
         A prompt is a text, a text with its length in prompts, a function from the row to either, or a list of these
         with the last step of each.
         """
-        given: dict[str, list[Any]] = {"ControlNet": [controls]}
+        given: dict[str, list[Any]] = {} if self.controlnet is None else {"ControlNet": [controls]}
         if self.animatediff is not None:
             given["AnimateDiff"] = [animatediff]
         if options is not None:
             given[NAME] = options if isinstance(options, list) else [options]
         return self.processing.StableDiffusionProcessing(
-            sd_model=self.model, sampler_name=sampler, scripts=self.runner, script_args=self.arguments(given),
-            prompt=self._rows(prompt), negative_prompt=self._rows(negative_prompt), **fields)
+            sd_model=self.model, is_api=True, sampler_name=sampler, scripts=self.runner,
+            script_args=self.arguments(given), prompt=self._rows(prompt),
+            negative_prompt=self._rows(negative_prompt), **fields)
 
     def _rows(self, prompt: Any) -> Callable[[int], list[Any]]:
         schedule = prompt if isinstance(prompt, list) else [(10**6, prompt)]
@@ -216,7 +268,8 @@ class Host:
         self.evaluations.clear()
         self.shared.state.begin("a request")
         try:
-            return self.processing.process_images(p)
+            self.processing.process_images(p)
+            return p.latents
         finally:
             self.shared.state.end()
             self.shared.total_tqdm.clear()

@@ -6,9 +6,9 @@ def append_zero(x):
     return torch.cat([x, x.new_zeros([1])])
 
 
-def get_sigmas_karras(n, sigma_min, sigma_max, rho=7.0):
+def get_sigmas_karras(n, sigma_min, sigma_max, rho=7.0, device="cpu"):
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return append_zero((first + torch.linspace(0, 1, n) * (last - first)) ** rho)
+    return append_zero((first + torch.linspace(0, 1, n, device=device) * (last - first)) ** rho)
 
 
 @torch.no_grad()

@@ -1,9 +1,29 @@
-"""What the API does with the infotext of a request: fields of the request by ``api`` name, scripts by component."""
+"""The API's routes; and what it does with the infotext of a request: fields by ``api`` name, scripts by component."""
 import dataclasses
+from secrets import compare_digest
 
 import gradio as gr
+from fastapi import Depends, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
+from modules import shared
 from modules.processing import StableDiffusionProcessing
+
+
+class Api:
+    """One of the host's routes, behind the users and passwords of ``--api-auth`` where there are any."""
+
+    def __init__(self, app):
+        self.credentials = {}
+        if shared.cmd_opts.api_auth:
+            self.credentials = dict(user.split(":") for user in shared.cmd_opts.api_auth.split(","))
+        more = {"dependencies": [Depends(self.auth)]} if self.credentials else {}
+        app.add_api_route("/sdapi/v1/options", lambda: {}, methods=["GET"], **more)
+
+    def auth(self, credentials: HTTPBasicCredentials = Depends(HTTPBasic())):  # noqa: B008  as FastAPI wants it
+        if not compare_digest(credentials.password, self.credentials.get(credentials.username, "")):
+            raise HTTPException(status_code=401, headers={"WWW-Authenticate": "Basic"})
+        return True
 
 
 def script_arguments_of_infotext(runner, params):

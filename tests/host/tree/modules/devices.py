@@ -3,7 +3,12 @@ import torch
 
 cpu = "host memory"
 device = torch.device("cpu")
+dtype_unet = torch.float32
 
 
 def get_device_for(task):
     return device
+
+
+def torch_gc():
+    """Nothing to free."""

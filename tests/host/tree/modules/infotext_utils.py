@@ -1,6 +1,8 @@
 """Infotext: the line of parameters under a picture, and the way back into the page's components."""
 import json
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -19,6 +21,43 @@ class PasteField(tuple):
         self.component = component
         self.label = target if isinstance(target, str) else None
         self.function = target if callable(target) else None
+
+
+@dataclass
+class ParamBinding:
+    """A button that pastes the text of a component into a tab."""
+
+    paste_button: Any
+    tabname: str
+    source_text_component: Any = None
+    source_image_component: Any = None
+
+
+paste_fields = {}
+bindings = []
+
+
+def add_paste_fields(tabname, init_img, fields, override_settings_component=None):
+    paste_fields[tabname] = fields
+
+
+def register_paste_params_button(binding):
+    bindings.append(binding)
+
+
+def connect_paste_params_buttons():
+    for binding in bindings:
+        fields = paste_fields[binding.tabname]
+
+        def paste(text, fields=fields):
+            prompt, *_, line = text.split("\n")
+            return pasted(fields, {"Prompt": prompt, **parse(line)})
+
+        binding.paste_button.click(paste, inputs=[binding.source_text_component],
+                                   outputs=[component for component, _ in fields])
+        for name in ("recalculate_prompts", "switch_to"):
+            binding.paste_button.click(fn=None, _js=f"{name}_{binding.tabname}", inputs=None, outputs=None)
+    bindings.clear()
 
 
 def quote(text):

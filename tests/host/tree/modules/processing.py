@@ -5,11 +5,12 @@ from typing import Any
 import torch
 
 from modules import rng, sd_models, sd_samplers, shared
+from modules.processing_parts import Processed, encoded, finished, get_fixed_seed  # noqa: F401
 
 
 @dataclass
 class StableDiffusionProcessing:
-    sd_model: Any
+    sd_model: Any = None
     sampler_name: str = "Euler"
     scheduler: str = "Automatic"
     steps: int = 4
@@ -18,7 +19,7 @@ class StableDiffusionProcessing:
     batch_size: int = 1
     scripts: Any = None
     script_args: tuple = ()
-    is_api: bool = True
+    is_api: bool = False
     eta: float | None = None
     s_min_uncond: float = 0.0
     denoising_strength: float = 0.6
@@ -32,10 +33,35 @@ class StableDiffusionProcessing:
     sampler_noise_scheduler_override: Any = None
     extra_generation_params: dict = field(default_factory=dict)
     prompt: Any = None
-    """The schedule of prompts of every row, or a function of the number of rows that makes it."""
+    """A text, one for every row, or a function of the number of rows that makes a schedule for each."""
     negative_prompt: Any = None
+    n_iter: int = 1
+    width: int = 32
+    height: int = 32
+    do_not_save_grid: bool = False
+    do_not_save_samples: bool = False
+    refiner_checkpoint: str | None = None
+    outpath_samples: str = ""
+    all_seeds: list = field(default_factory=list)
+    prompts: list = field(default_factory=list)
+    styles: list = field(default_factory=list)
+    outpath_grids: str = ""
+    negative_prompts: list = field(default_factory=list)
     sampler: Any = None
     rng: Any = None
+    c: Any = None
+    uc: Any = None
+    latents: Any = None
+    """What was sampled, for the tests."""
+    progress: Any = None
+    """The step and the steps that the page was told at the end of sampling, for the tests."""
+
+    def __post_init__(self):
+        self.sd_model = self.sd_model or shared.sd_model
+        self.outpath_samples = self.outpath_samples or shared.opts.outdir_txt2img_samples
+
+    def close(self):
+        self.sampler = None
 
     def noise(self, rows):
         """The noise that a clip of these rows begins with."""
@@ -44,8 +70,16 @@ class StableDiffusionProcessing:
     def generators(self, rows):
         return rng.ImageRNG((4, 4, 4), [self.seed + row for row in range(rows)])
 
+    def setup_conds(self):
+        model = self.sd_model.cond_stage_model
+        self.c, self.uc = ([[(last, model(tensor)) for last, tensor in schedule] for schedule in encoded(prompts)]
+                           for prompts in (self.prompts, self.negative_prompts))
+
+    def get_conds(self):
+        return self.c, self.uc
+
     def sample(self):
-        cond, uncond = self.prompt(self.batch_size), self.negative_prompt(self.batch_size)
+        cond, uncond = self.get_conds()
         self.rng = self.generators(self.batch_size)
         x = self.rng.next()
         image_cond = x.new_zeros(len(x), 5, 1, 1)
@@ -66,7 +100,12 @@ class StableDiffusionProcessing:
         return samples
 
 
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    """A request of the tab txt2img."""
+
+
 def process_images(p):
+    p.seed = get_fixed_seed(p.seed)
     p.scripts.before_process(p)
     if shared.state.job_count == -1:
         shared.state.job_count = 1
@@ -75,6 +114,8 @@ def process_images(p):
         shared.state.job_count *= 2
     p.scripts.process(p)
     sd_models.apply_alpha_schedule_override(p.sd_model, p)
-    samples = p.sample()
-    p.scripts.postprocess(p, samples)  # not reached after an error
-    return samples
+    p.prompts, p.negative_prompts = (prompt if isinstance(prompt, list) else [prompt] * p.batch_size
+                                     for prompt in (p.prompt, p.negative_prompt))
+    p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
+    p.setup_conds()
+    return finished(p, p.sample())

@@ -16,7 +16,12 @@ def encode(text, chunks=1):
     return torch.randn(chunks * CHUNK, 4, generator=generator)
 
 
-def at_step(batch, step):
+def reconstruct_cond_batch(batch, step):
     """The rows' tensors in a step; past the end of a schedule its first entry again."""
     return torch.stack([
         next((tensor for last, tensor in schedule if step <= last), schedule[0][1]) for schedule in batch])
+
+
+def reconstruct_multicond_batch(batch, step):
+    """The same, with the parts that AND makes of each row; here one."""
+    return [[(row, 1.0)] for row in range(len(batch))], reconstruct_cond_batch(batch, step)

@@ -4,6 +4,15 @@ import re
 from modules import errors
 
 AlwaysVisible = object()
+scripts_txt2img = None
+"""The runner of the tab txt2img."""
+scripts_data = []
+"""Every script that the host has loaded: its path and its module."""
+
+
+class PostprocessBatchListArgs:
+    def __init__(self, images):
+        self.images = images
 
 
 class Script:
@@ -26,7 +35,19 @@ class Script:
     def process(self, p, *args):
         pass
 
+    def process_batch(self, p, *args):
+        pass
+
+    def process_before_every_sampling(self, p, *args):
+        pass
+
+    def postprocess_batch_list(self, p, pp, *args, **kwargs):
+        pass
+
     def postprocess(self, p, processed, *args):
+        pass
+
+    def after_component(self, component, **kwargs):
         pass
 
     def elem_id(self, item_id):
@@ -54,11 +75,27 @@ class ScriptRunner:
             except Exception as error:
                 errors.report(f"{script.title()}/{hook}: {error!r}")
 
+    def after_component(self, component, **kwargs):
+        for script in self.alwayson_scripts:
+            try:
+                script.after_component(component, **kwargs)
+            except Exception as error:
+                errors.report(f"{script.title()}/after_component: {error!r}")
+
     def before_process(self, p):
         self._run("before_process", p)
 
     def process(self, p):
         self._run("process", p)
+
+    def process_batch(self, p):
+        self._run("process_batch", p)
+
+    def process_before_every_sampling(self, p):
+        self._run("process_before_every_sampling", p)
+
+    def postprocess_batch_list(self, p, pp):
+        self._run("postprocess_batch_list", p, pp)
 
     def postprocess(self, p, processed):
         self._run("postprocess", p, processed)

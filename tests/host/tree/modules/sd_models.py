@@ -1,5 +1,35 @@
-"""The host's settings for the noise table, applied before every sampling."""
+"""The checkpoints that are there; the host's settings for the noise table, applied before every sampling."""
+from pathlib import Path
+from types import SimpleNamespace
+
+import safetensors.torch
+
 from modules import shared
+
+folder = None
+"""Where checkpoints are."""
+checkpoints_list, checkpoint_aliases = {}, {}
+
+
+def list_models():
+    checkpoints_list.clear()
+    checkpoint_aliases.clear()
+    for path in sorted(Path(folder).glob("*.safetensors")) if folder else ():
+        info = SimpleNamespace(filename=str(path), name=path.name, title=f"{path.name} [0123456789]")
+        checkpoints_list[info.title] = info
+        checkpoint_aliases.update({info.title: info, info.name: info, path.stem: info})
+
+
+def checkpoint_tiles():
+    return list(checkpoints_list)
+
+
+def get_state_dict_from_checkpoint(tensors):
+    return tensors
+
+
+def read_state_dict(filename, map_location=None):
+    return safetensors.torch.load_file(filename)
 
 
 def apply_alpha_schedule_override(sd_model, p=None):

@@ -2,6 +2,7 @@
 import torch
 
 from modules import prompt_parser, script_callbacks, sd_samplers_common, shared
+from modules.script_callbacks import CFGDenoiserParams, cfg_denoiser_callback
 from modules.shared import state
 
 
@@ -23,10 +24,11 @@ class CFGDenoiser(torch.nn.Module):
         if state.interrupted or state.skipped:
             raise sd_samplers_common.InterruptedException
         rows = len(cond)
-        params = script_callbacks.cfg_denoiser_callback(
+        params = CFGDenoiserParams(
             torch.cat([x, x]), torch.cat([image_cond, image_cond]), torch.cat([sigma, sigma]),
-            state.sampling_step, state.sampling_steps,
-            prompt_parser.at_step(cond, self.step), prompt_parser.at_step(uncond, self.step), self)
+            state.sampling_step, state.sampling_steps, prompt_parser.reconstruct_multicond_batch(cond, self.step)[1],
+            prompt_parser.reconstruct_cond_batch(uncond, self.step), self)
+        cfg_denoiser_callback(params)
         skip_uncond = self._skips_uncond(sigma, s_min_uncond)
         if skip_uncond:
             params.x, params.sigma = params.x[:rows], params.sigma[:rows]

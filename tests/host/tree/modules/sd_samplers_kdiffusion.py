@@ -41,7 +41,9 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         else:
             p.extra_generation_params["Schedule type"] = scheduler.label
             table = self.model_wrap.sigmas
-            sigmas = scheduler.function(n=steps, sigma_min=table[0].item(), sigma_max=table[-1].item())
+            more = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
+            sigmas = scheduler.function(
+                n=steps, sigma_min=table[0].item(), sigma_max=table[-1].item(), device=torch.device("cpu"), **more)
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):

@@ -4,12 +4,39 @@ from types import SimpleNamespace
 
 import torch
 
+from modules.paths_internal import data_path
 from modules.shared_state import State
 from modules.shared_total_tqdm import TotalTQDM
 
-opts = SimpleNamespace(
+
+class OptionInfo:
+    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
+        self.default, self.label, self.component, self.component_args = default, label, component, component_args
+        self.onchange, self.section = onchange, section
+
+
+class Options(SimpleNamespace):
+    """The settings' values, as attributes."""
+
+    def add_option(self, key, info):
+        settings_page[key] = info
+        if not hasattr(self, key):
+            setattr(self, key, info.default)
+
+    def set(self, key, value):
+        """What the page's button does."""
+        changed = getattr(self, key) != value
+        setattr(self, key, value)
+        if changed and settings_page[key].onchange:
+            settings_page[key].onchange()
+
+
+settings_page = {}
+opts = Options(
+    data={},
     always_discard_next_to_last_sigma=False,
     batch_cond_uncond=True,
+    enable_pnginfo=True,
     enable_quantization=False,
     eta_ancestral=1.0,
     hide_samplers=[],
@@ -17,19 +44,26 @@ opts = SimpleNamespace(
     live_preview_content="Prompt",
     live_previews_enable=True,
     multiple_tqdm=True,
+    outdir_grids="",
+    outdir_samples="",
+    outdir_txt2img_grids="",
+    outdir_txt2img_samples=f"{data_path}/outputs",
     pad_cond_uncond=False,
     pad_cond_uncond_v0=False,
     s_min_uncond_all=False,
+    samples_save=True,
     sd_noise_schedule="Default",
     sgm_noise_multiplier=False,
     show_progress_every_n_steps=10,
     skip_early_cond=0.0,
     use_downcasted_alpha_bar=False,
 )
-cmd_opts = SimpleNamespace(disable_console_progressbars=False)
+cmd_opts = SimpleNamespace(api_auth=None, disable_console_progressbars=False)
 parallel_processing_allowed = True
 device = torch.device("cpu")
 progress_print_out = io.StringIO()
 sd_model = None
+demo = None
+"""The page."""
 state = State()
 total_tqdm = TotalTQDM()

@@ -5,6 +5,7 @@ from modules import shared
 class State:
     skipped = False
     interrupted = False
+    stopping_generation = False
     job = ""
     job_no = 0
     job_count = 0
@@ -19,7 +20,7 @@ class State:
         self.job, self.job_no, self.job_count = job, 0, -1
         self.sampling_step = self.current_image_sampling_step = self.id_live_preview = 0
         self.current_latent = self.current_image = None
-        self.skipped = self.interrupted = False
+        self.skipped = self.interrupted = self.stopping_generation = False
 
     def end(self):
         self.job, self.job_count = "", 0
@@ -27,6 +28,9 @@ class State:
     def nextjob(self):
         self.job_no += 1
         self.sampling_step = self.current_image_sampling_step = 0
+
+    def skip(self):
+        self.skipped = True
 
     def interrupt(self):
         self.interrupted = True

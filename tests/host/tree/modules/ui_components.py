@@ -1,13 +1,36 @@
 """The host's own components."""
+from contextlib import suppress
+from functools import wraps
+
 import gradio as gr
 
+with suppress(ImportError):  # Forge main has it
+    from modules import gradio_extensions  # noqa: F401
 
-class InputAccordion(gr.Checkbox):
-    """An accordion whose value is whether it is open: a hidden checkbox, and the accordion that follows it."""
 
-    def __init__(self, value, *, label, elem_id):
+def InputAccordion(value, *, label, elem_id):
+    return InputAccordionImpl(value, setup=True, label=label, elem_id=elem_id)
+
+
+class InputAccordionImpl(gr.Checkbox):
+    """An accordion whose value is whether it is open: a hidden checkbox, and the accordion that follows it.
+
+    Gradio 4 reads in ``__init__`` what a component shows, and makes it anew from that where its value changes.
+    """
+
+    @wraps(gr.Checkbox.__init__)
+    def __init__(self, value=None, setup=False, **kwargs):
+        if not setup:
+            super().__init__(value=value, **kwargs)
+            return
+        label, elem_id = kwargs["label"], kwargs["elem_id"]
         super().__init__(value, label=label, elem_id=f"{elem_id}-checkbox", visible=False)
-        self.accordion = gr.Accordion(label=label, elem_id=elem_id, open=value)
+        self.change(fn=None, _js=f"(checked) => inputAccordionChecked('{elem_id}', checked)", inputs=[self])
+        self.accordion = gr.Accordion(label=label, elem_id=elem_id, elem_classes=["input-accordion"], open=value)
+
+    def extra(self):
+        """What is made in it stands beside the label."""
+        return gr.Column(elem_id=f"{self.accordion.elem_id}-extra", elem_classes="input-accordion-extra", min_width=0)
 
     def __enter__(self):
         self.accordion.__enter__()

@@ -2,6 +2,8 @@
 import torch
 from ldm.modules.diffusionmodules.util import GroupNorm32
 
+from modules import paths
+
 
 class TemporalTransformer(torch.nn.Module):
     """Mixes every frame of a context window with the one before it."""
@@ -54,6 +56,9 @@ class AnimateDiffMM:
     def __init__(self):
         self.mm = self.ad_params = self.gn32_original_forward = None
         self.prev_alpha_cumprod = self.prev_alpha_cumprod_original = None
+
+    def get_model_dir(self):
+        return f"{paths.models_path}/AnimateDiff"
 
     def set_ad_params(self, ad_params):
         self.ad_params = ad_params

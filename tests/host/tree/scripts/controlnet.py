@@ -104,19 +104,22 @@ class ControlNetScript(scripts.Script):
         self.latest_network = None
         if not controls:
             return
-        self.latest_network = SimpleNamespace(control_params=controls)
+        unet = p.sd_model.model.diffusion_model
+        self.latest_network = SimpleNamespace(control_params=controls, model=unet)
         script_callbacks.on_cfg_denoiser(self._guidance_schedule)
-        self._hook(p.sd_model.model.diffusion_model, controls)
+        self._hook(unet, controls)
 
     def postprocess(self, p, processed, controls):
         if self.latest_network is None:
             return
         script_callbacks.callback_map["cfg_denoiser"].remove(self._guidance_schedule)
-        del p.sd_model.model.diffusion_model.forward
+        for name in ("forward", "current_sampling_percent"):
+            vars(p.sd_model.model.diffusion_model).pop(name, None)
         self.latest_network = None
 
     def _guidance_schedule(self, params):
         part = params.sampling_step / params.total_sampling_steps
+        self.latest_network.model.current_sampling_percent = part
         for control in self.latest_network.control_params:
             control.guidance_stopped = not control.start_guidance_percent <= part <= control.stop_guidance_percent
 
@@ -125,7 +128,12 @@ class ControlNetScript(scripts.Script):
 
         def forward(x, timesteps=None, context=None):
             for control in controls:
-                if not control.guidance_stopped:
+                if control.control_model_type == "LLLite":
+                    part = unet.current_sampling_percent
+                    acts = control.start_guidance_percent <= part <= control.stop_guidance_percent
+                else:
+                    acts = not control.guidance_stopped
+                if acts:
                     x = x + _control(control, x)
             return original(x, timesteps=timesteps, context=context)
 
@@ -150,3 +158,13 @@ def _control(control, x):
         assert len(images) == len(x), "The size of tensor a must match the size of tensor b"
     assert len(images) in (1, len(x)), "The size of tensor a must match the size of tensor b"
     return 0.1 * images
+
+
+class Schedule(list):
+    """An encoded prompt that ControlNet has marked."""
+
+
+def mark_prompt_context(conds, positive):
+    conds[:] = [Schedule(schedule) for schedule in conds]
+    for schedule in conds:
+        schedule.positive = positive

@@ -1,10 +1,33 @@
 """The checkpoint: the UNet with a noise table."""
 from types import SimpleNamespace
 
+import networks
 import torch
 
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from modules import prompt_parser
+
+
+class TextEncoder(torch.nn.Module):
+    """What is learned of it; the rest is `prompt_parser.encode`."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = torch.nn.Module()
+        self.transformer.weight = torch.nn.Parameter(torch.ones(4))
+
+
+class Hijacked(torch.nn.Module):
+    """What the host puts around a text encoder."""
+
+    def __init__(self, wrapped):
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, tensor):
+        transformer = self.wrapped.transformer
+        networks.network_apply_weights(transformer)
+        return (tensor * transformer.weight).detach()
 
 
 class LatentDiffusion(torch.nn.Module):
@@ -18,10 +41,13 @@ class LatentDiffusion(torch.nn.Module):
         self.parameterization = parameterization
         self.num_timesteps = 1000
         self.is_sdxl = self.lowvram = False
+        self.is_sd1 = True
         self.model = torch.nn.Module()
         self.model.diffusion_model = UNetModel()
         self.model.conditioning_key = "crossattn"
         self.cond_stage_key = "txt"
+        self.cond_stage_model = Hijacked(TextEncoder())
+        networks.assign_network_names_to_compvis_modules(self)
         self.cond_stage_model_empty_prompt = prompt_parser.encode("")[None]
         self.watch = SimpleNamespace(call=None)
         """``watch.call(x, t, context, run)`` stands around every network call of a test."""

@@ -1,0 +1,251 @@
+"""Built-in motion: a request that asks for it is sampled with a motion module of ours in the UNet. For every host.
+
+Such a request has a ``p.sample`` of its own: within it the module acts, on the noise table that it was trained on, and
+afterwards the host is as it was, whatever happened. How a host's UNet gets there is in `built_in_a1111`. Any of
+the host's samplers works with it, and IV-mixed takes it as its video model.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules import paths, shared
+
+from .. import motion
+from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
+from ..options import OptionError
+from . import host, log, sampler, settings
+from .sampler import RefusedError
+
+ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
+
+
+def folders() -> list[Path]:
+    """Where motion modules are looked for: our setting's, AnimateDiff's and the hosts' folders that exist."""
+    chosen = shared.opts.data.get("animatediff_model_path")
+    models = Path(paths.models_path)
+    found = [Path(folder) for folder in (settings.folder(), chosen) if folder]
+    found += [models / "AnimateDiff", models / "animatediff"]
+    found += sorted(Path(paths.extensions_dir).glob("*animatediff*/model"))
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
+
+
+def files(*more: Path) -> dict[str, Path]:
+    """The model files in these folders and ``more`` by name; of two with one name the first."""
+    found: dict[str, Path] = {}
+    for folder in (*folders(), *more):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in ENDINGS:
+                found.setdefault(path.name, path)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _load(
+    path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...],
+) -> MotionModule:
+    """The module in memory; ``stamps`` are the files' times, so that a changed file is read again."""
+    log.info(f"loading {path.name}")
+    return motion.load(path, loras=loras, dtype=dtype)
+
+
+class Clip:
+    """A clip with built-in motion, as a request asks for it; ``p`` is the host's request, which has it too.
+
+    Raises OptionError, MotionError, TravelError where it cannot be made.
+    """
+
+    def __init__(self, p: Any, options: MotionOptions):
+        self.p, self.options = p, options
+        self.path, self.loras = _chosen(options)
+        _check(p, options)
+        self.text = p.prompt
+        self.travel = Travel.parse(p.prompt, options.frames) if isinstance(p.prompt, str) else None
+        self.step = 0
+        """The sampling step: it decides where the context windows lie."""
+        self.motion: motion.Motion | None = None
+        """The motion in the UNet, while sampling."""
+        self.checkpoint_alphas_cumprod: Tensor | None = None
+        self.checkpoint_sigmas: Tensor | None = None
+        """The checkpoint's own noise table, as the host has it, while another is in its place."""
+        self.saved = False
+        """The user saves pictures."""
+        self.files: list[Path] = []
+        """What was written of it."""
+        self.left_out = False
+        """Motion does not act."""
+        self.problem = ""
+        """What is wrong with the host's latest call."""
+
+    @property
+    def frames(self) -> int:
+        return self.options.frames
+
+    @property
+    def context(self) -> int:
+        """Frames that are evaluated at a time."""
+        return min(self.options.context, self.options.frames)
+
+    @contextmanager
+    def module(self, dtype: torch.dtype, device: torch.device) -> Iterator[MotionModule]:
+        """Within the block the module is on ``device``; afterwards in memory for the next clip."""
+        stamps = tuple(path.stat().st_mtime for path in (self.path, *(path for path, _ in self.loras)))
+        module = _load(self.path, self.loras, dtype, stamps)
+        try:
+            yield module.to(device)
+        finally:
+            module.to("cpu")
+
+    def in_windows(self, x: Tensor, call: Callable[[Tensor | slice], Tensor]) -> Tensor:
+        """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""
+        everything = slice(0, x.shape[0])
+        if self.left_out:
+            size = settings.chunk(self.context)
+            if x.shape[0] <= 2 * size or x.shape[0] % self.frames:
+                return call(everything)
+            parts = [range(self.frames)[start:start + size] for start in range(0, self.frames, size)]
+            return evaluate_in_windows(lambda rows, length: call(rows), x, parts, self.frames, "last")
+        if self.problem or x.shape[0] % self.frames:
+            raise RefusedError(
+                f"IV-mixed motion: {self.problem or f'{x.shape[0]} rows are no clips of {self.frames} frames'}.")
+        assert self.motion is not None
+        windows = uniform_windows(self.step, **self.options.windows())
+
+        def evaluate(rows: Tensor | slice, length: int) -> Tensor:
+            self.motion.frames = length
+            return call(rows)
+
+        try:
+            if len(windows) == 1:
+                return evaluate(everything, self.frames)
+            return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse)
+        finally:
+            self.motion.frames = None
+
+    def rows_of_prompt(self) -> list[str]:
+        """The prompt of every frame; between two given ones that of the first, as they are blended later."""
+        assert self.travel is not None
+        return [self.travel.prompts[max(0, sum(given <= frame for given in self.travel.frames) - 1)]
+                for frame in range(self.frames)]
+
+    def tell_prompt(self) -> None:
+        """The infotext has the prompt as the user wrote it, not that of each frame."""
+        if self.travel is not None:
+            self.p.prompts = [self.text] * len(self.p.prompts)
+
+    def blended(self, encoded: Any) -> Any:
+        """The encoded prompts of a step, (frames, ...), with those between the given ones blended."""
+        travel = self.travel
+        if travel is None:
+            return encoded
+        if isinstance(encoded, dict):  # SDXL's, of a kind of its own that has a shape
+            blended = copy(encoded)
+            blended.update((key, self.blended(value)) for key, value in encoded.items())
+            return blended
+        return travel.blend(encoded[list(travel.frames)], self.frames, self.options.closes)
+
+
+def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...]]:
+    """The files of the module and its LoRAs. Raises OptionError."""
+    modules = files()
+    if options.model not in modules:
+        home = Path(paths.models_path, "AnimateDiff")
+        raise OptionError("model", options.model, ", ".join(modules) or f"none is there, put one into {home}",
+                          "is not in the folders of motion modules")
+    lora_dir = getattr(shared.cmd_opts, "lora_dir", None)
+    there = files(Path(lora_dir)) if lora_dir and options.loras else modules
+    named = {**{path.stem: path for path in there.values()}, **there}
+    loras = []
+    for name, weight in options.motion_loras():
+        if name not in named:
+            raise OptionError("loras", name, "the names of files in the folders of motion modules and of LoRAs",
+                              "is not there")
+        loras.append((named[name], weight))
+    return modules[options.model], tuple(loras)
+
+
+def _check(p: Any, options: MotionOptions) -> None:
+    """Raises OptionError for what a request cannot have with built-in motion."""
+    for name in ("refiner_checkpoint", "hr_checkpoint_name"):
+        if (chosen := getattr(p, name, None)) not in (None, "", "None", "none", "Use same checkpoint"):
+            raise OptionError(name, chosen, "none: built-in motion stays with one checkpoint")
+    pictures = len(getattr(p, "init_images", None) or [None])
+    if pictures not in (1, options.frames):
+        raise OptionError("frames", options.frames, f"{pictures}, as many as init_images, or give one picture")
+
+
+def of_request(p: Any) -> Clip | None:
+    """The clip of a request with built-in motion."""
+    return getattr(p, "iv_mixed_clip", None)
+
+
+def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
+    """Called before the host begins with a request. ``make`` reads its options, None where motion is off.
+
+    The host only logs what a hook raises: what is wrong is said where it stops the generation.
+    """
+    try:
+        options = make()
+        if options is None:
+            return
+        clip = p.iv_mixed_clip = Clip(p, options)
+    except (OptionError, MotionError, TravelError) as error:
+        p.sample = _refusing(str(error))
+        return
+    sampler.prepare(p)
+    p.batch_size = clip.frames
+    p.do_not_save_grid = True
+    clip.saved, p.do_not_save_samples = not p.do_not_save_samples, True  # written as a clip instead, see `clips`
+    if clip.travel is not None:
+        p.prompt = clip.rows_of_prompt() * p.n_iter
+    p.extra_generation_params.update(options.to_infotext())
+    p.sample = _with_motion(clip, p.sample)
+
+
+def _refusing(message: str) -> Callable[..., Any]:
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        raise RefusedError(message)
+    return sample
+
+
+def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
+    """The request's ``sample`` with motion in the UNet."""
+    def with_motion(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with host.motion().acting(clip) as clip.motion:
+                clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
+                clip.motion.frames = None
+                samples = sample(*args, **kwargs)
+                calls = clip.motion.calls
+        except MotionError as error:
+            raise RefusedError(str(error)) from None
+        except torch.cuda.OutOfMemoryError as error:
+            raise RuntimeError(f"IV-mixed motion: out of memory with {clip.context} frames of {clip.p.width}x"
+                               f"{clip.p.height} at a time; lower the size or the context ({error})") from None
+        finally:
+            clip.motion = None
+        if not calls and not (shared.state.interrupted or shared.state.skipped):
+            raise RefusedError("IV-mixed motion: this WebUI's UNet never called the motion module, so all frames are "
+                               "stills; switch off what replaces the UNet (TensorRT, say).")
+        return samples
+    return with_motion
+
+
+def on_cfg_denoiser(params: Any) -> None:
+    """The host's callback at the start of every evaluation: which step it is, and the prompts of the frames."""
+    clip = of_request(getattr(params.denoiser, "p", None))
+    if clip is None or clip.motion is None:
+        return
+    clip.step, clip.problem = params.denoiser.step, ""
+    cond = params.text_cond
+    if len(cond["crossattn"] if isinstance(cond, dict) else cond) != clip.frames:
+        clip.problem = "AND in a prompt makes more rows than frames; write one prompt"
+    else:
+        params.text_cond = clip.blended(cond)

@@ -1,0 +1,100 @@
+"""The panel of built-in motion, made from its declared options, and the way back from its values."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gradio as gr
+
+from modules.infotext_utils import PasteField
+from modules.ui_common import create_refresh_button
+from modules.ui_components import InputAccordion
+
+from ..motion import MotionOptions
+from ..motion.options import MOTION_OPTIONS
+from ..options import Option, OptionError
+from . import MOTION, clips, log, motion
+
+BASIC = tuple(option for option in MOTION_OPTIONS.values() if not option.advanced)
+ADVANCED = tuple(option for option in MOTION_OPTIONS.values() if option.advanced)
+SHOWN = BASIC + ADVANCED
+
+
+def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
+    """The panel's components in the order of the script's arguments, and what pastes infotext into them.
+
+    The first is the accordion: closed, there is no motion.
+    """
+    with InputAccordion(False, label=MOTION, elem_id=elem_id("open")) as accordion:
+        gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
+                "The batch size is the number of frames.")
+        shown, fields = components(elem_id)
+    return [accordion, *shown], [PasteField(accordion, lambda params: MOTION in params), *fields]
+
+
+def components(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
+    """The components of the options in the order of `SHOWN`, and what pastes infotext into them."""
+    made = [_component(option, elem_id) for option in BASIC]
+    with gr.Accordion("Advanced", open=False):
+        made += [_component(option, elem_id) for option in ADVANCED]
+    return made, [PasteField(component, lambda params, name=option.name: _paste(params, name))
+                  for option, component in zip(SHOWN, made)]
+
+
+def from_values(values: Iterable[Any]) -> MotionOptions:
+    """Options from the values of `components`. Raises OptionError."""
+    return MotionOptions(**{option.name: value for option, value in zip(SHOWN, values)})
+
+
+def from_arguments(arguments: Any) -> MotionOptions | None:
+    """Options from the values of `build`'s components, or from one object by option name; None: motion is off.
+
+    Raises OptionError.
+    """
+    first, *values = arguments or [False]
+    if isinstance(first, dict):
+        options = MotionOptions.from_dict(first)
+    elif not isinstance(first, bool):
+        example = f'"{MOTION}": {{"args": [{{"model": "mm_sd15_v3.safetensors", "frames": 16}}]}}'
+        raise OptionError("args", first, f"one object of options by name, as in {example}")
+    elif not first:
+        return None
+    else:
+        options = from_values(values)
+    clips.check(options.formats)
+    return options
+
+
+def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
+    label = option.label.removeprefix(MOTION).strip() or "motion module"
+    label = label[0].upper() + label[1:]
+    shared: dict[str, Any] = {"label": label, "info": option.help, "elem_id": elem_id(option.name)}
+    if option.name == "model":
+        with gr.Row():
+            names = list(motion.files())
+            made = gr.Dropdown(names, value=names[0] if names else None, **shared)
+            create_refresh_button(made, lambda: None, lambda: {"choices": list(motion.files())},
+                                  elem_id("refresh_model"))
+        return made
+    if option.kind == "choice":
+        return gr.Dropdown(list(option.choices), value=option.default, **shared)
+    if option.kind == "several":
+        if not all(clips.can_write(clips.ending(name)) for name in option.choices):
+            shared["info"] += f". {clips.NEEDS_AV}"
+        return gr.CheckboxGroup(list(option.choices), value=list(option.default), **shared)
+    if option.kind == "text":
+        return gr.Textbox(option.default, **shared)
+    step = 1 if option.kind == "whole" else option.step
+    return gr.Slider(option.minimum, option.maximum, value=option.default, step=step, **shared)
+
+
+def _paste(params: dict[str, Any], name: str) -> Any:
+    """The pasted value of an option; its default where the infotext leaves it out; None: leave it as it is."""
+    if MOTION not in params:
+        return None
+    try:
+        value = getattr(MotionOptions.from_infotext(params), name)
+    except OptionError as error:
+        log.warning(f"not pasted: {error}")
+        return None
+    return list(value) if isinstance(value, tuple) else value

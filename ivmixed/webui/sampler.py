@@ -1,0 +1,289 @@
+"""The sampler on the host's denoiser: registration, and a plan run evaluation by evaluation. What every host does.
+
+Read beside a host's ``modules/sd_samplers_kdiffusion.py`` (``KDiffusionSampler``) and
+``modules/sd_samplers_cfg_denoiser.py`` (``CFGDenoiser.forward``). Both models are that one denoiser: the video model as
+AnimateDiff left it, the image model with motion out of the way and the checkpoint's own noise table. How a host does
+these two is in its own file: `a1111`, and `forge` with those that build on it.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from torch import Tensor
+
+from modules import sd_samplers, sd_samplers_cfg_denoiser, sd_samplers_common, shared
+from modules.sd_samplers_kdiffusion import KDiffusionSampler
+
+from .. import Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ..patch import Overlay, replaced
+from . import NAME, SAMPLERS, log, timing
+from .panel import options_of
+from .words import Words
+
+NO_MOTION = "off - no motion module in the UNet"
+
+
+class RefusedError(HTTPException):
+    """Wrong input, refused: status 422 with the message, from the API and in the page."""
+
+    def __init__(self, message: str):
+        super().__init__(status_code=422, detail=message)
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def register(sampler: type[Sampler]) -> None:
+    """Puts the samplers where the dropdowns and the API look. Any number of times: they replace themselves."""
+    # other modules hold this very list, and "Reload UI" runs the scripts again while it stays
+    sd_samplers.all_samplers[:] = [x for x in sd_samplers.all_samplers if x.name not in SAMPLERS]
+    for name, solver in SAMPLERS.items():
+        # the host's own sampler of this step says which schedule "Automatic" is, and that it has Brownian noise
+        own = sd_samplers.all_samplers_map.get(name.removeprefix(f"{NAME} "))
+        kind = type(sampler.__name__, (sampler,), {"solver": solver})
+        aliases = ["iv_mixed", "ivmixed"] if name == NAME else [f"iv_mixed_{solver}"]
+        options = {} if own is None or name == NAME else dict(own.options)
+        data = sd_samplers_common.SamplerData(name, kind, aliases, options)
+        sd_samplers.all_samplers.append(data)
+        sd_samplers.all_samplers_map[name] = data
+    sd_samplers.set_samplers()
+    if hasattr(sd_samplers, "get_sampler_and_scheduler"):
+        sd_samplers.get_sampler_and_scheduler.cache_clear()  # it remembers a miss
+    sampler.registered()
+
+
+def prepare(p: Any) -> None:
+    """Called before the host changes anything for a request with our sampler or our motion."""
+    sd_samplers.all_samplers_map[NAME].constructor.prepare(p)
+
+
+def finished(p: Any) -> None:
+    """Called at the end of any request; not after an error."""
+    sd_samplers.all_samplers_map[NAME].constructor.finished(p)
+
+
+class Sampler(KDiffusionSampler):
+    """What the host makes for a generation with this sampler; schedules, hires, img2img are the host's own."""
+
+    solver = "euler"
+    """How the ordinary step is taken."""
+
+    def __init__(self, sd_model: Any):
+        super().__init__(self._sample, sd_model)
+
+    @classmethod
+    def registered(cls) -> None:
+        """Called when the host has the sampler: for what else it needs until the scripts are unloaded."""
+
+    @classmethod
+    def prepare(cls, p: Any) -> None:
+        """What a host needs of `prepare`."""
+
+    @classmethod
+    def finished(cls, p: Any) -> None:
+        """What a host needs of `finished`."""
+
+    def run_of_clip(self, frames: int) -> Run:
+        """The run of a latent of ``frames`` frames on this host."""
+        raise NotImplementedError
+
+    def _sample(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[[dict[str, Any]], None],
+        disable: bool | None = None,
+        noise_sampler: Callable[[float, float], Tensor] | None = None,
+    ) -> Tensor:
+        """The host calls it as it calls k-diffusion's samplers; ``model`` is its ``CFGDenoiser``."""
+        run = self.run_of_clip(x.shape[0])
+        try:
+            options = options_of(self.p)
+            if run.motion is None:
+                options, schedules = replace(options, interval=(0, 0)), ()
+            else:
+                run.check(options, x.shape[0])
+                schedules = run.schedules()
+            plan = make_plan(options, sigmas.tolist(), *schedules, solver=self.solver)
+            if plan.count("image"):
+                run.words = run.words_of(options)
+        except OptionError as error:
+            raise RefusedError(str(error)) from None
+        said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"
+        self.p.extra_generation_params[f"{NAME} hires" if self.p.is_hr_pass else NAME] = said
+        log.info(said if run.motion is None else plan.describe())
+
+        run.start(plan, callback)
+        started = time.monotonic()
+        try:
+            clip = sample_iv_mixed(
+                run.evaluate, x, sigmas, extra_args, run.callback, disable, plan=plan, on_move=run.on_move,
+                noise_sampler=lambda *levels: self.p.rng.next(),  # a generator for each row: batches and devices agree
+                step_noise_sampler=noise_sampler)
+        finally:
+            run.end()
+        seconds = time.monotonic() - started
+        self.p.iv_mixed_took = plan.evaluations, seconds
+        if run.motion is not None:
+            frames, _, height, width = clip.shape
+            timing.note(plan, frames, 8 * width, 8 * height, seconds)
+        return clip
+
+
+class Run:
+    """A plan's evaluations on the host's denoiser. Each changes the host for its own time only."""
+
+    plan: Plan
+    move: Move
+    """The move that is due."""
+    held_off = "held off: the extra moves and AnimateDiff need the negative prompt"
+
+    def __init__(self, sampler: Sampler, motion: Any):
+        self.sampler, self.motion = sampler, motion
+        self.words: Words | None = None
+        """What the image model is told in the place of the clip's prompts."""
+        self.reuses = False
+        self.done = 0
+        self.host_store_latent = sd_samplers_common.store_latent
+        self.host_begin = sd_samplers_cfg_denoiser.cfg_denoiser_callback
+
+    # what a host does in its own way -------------------------------------------------------------------------------
+
+    def schedules(self) -> tuple[Schedule, Schedule]:
+        """The noise tables of the video and the image model; asked for only where there is motion."""
+        raise NotImplementedError
+
+    def check(self, options: Options, frames: int) -> None:
+        """Raises OptionError for what a clip of ``frames`` frames cannot have on this host."""
+        if options.image_size is not None and self.sampler.model_wrap_cfg.mask is not None:
+            raise OptionError("image_size", options.image_size, "nothing in inpainting: the mask has the clip's size")
+
+    def words_of(self, options: Options) -> Words | None:
+        """The image model's own words; called before the first evaluation, where it will be asked at all."""
+        raise NotImplementedError
+
+    def model_of_move(self) -> AbstractContextManager[None]:
+        """Within the block the host's denoiser is the model of the move that is due, or its memory."""
+        raise NotImplementedError
+
+    def begun(self, host: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The host's callback at the start of an evaluation, with what is to be done then for the move that is due."""
+        return host
+
+    def make_room(self) -> bool:
+        """Called where an evaluation ran out of memory: whether there is more now, so that it may be tried again."""
+        return False
+
+    def end(self) -> None:
+        """After the last evaluation, also after an error or an interrupt."""
+
+    def needs_uncond(self) -> bool:
+        """Guidance needs uncond, now or later."""
+        return self.motion is not None and (self.reuses or self.move.kind != "ordinary")
+
+    def settings(self) -> dict[str, Any]:
+        """The host's settings that are others during this evaluation."""
+        return {"skip_early_cond": 0} if self.needs_uncond() else {}
+
+    def dropping(self) -> list[str]:
+        """The user's settings that would leave the negative prompt out of evaluations which need it."""
+        return [name for name, value in (
+            ("'Negative Guidance minimum sigma' (NGMS)", self.ngms()),
+            ("'Ignore negative prompt during early sampling'", shared.opts.skip_early_cond)) if value]
+
+    def ngms(self) -> float:
+        """The noise level below which the host may leave the negative prompt out."""
+        return self.sampler.s_min_uncond
+
+    # what all do alike ---------------------------------------------------------------------------------------------
+
+    def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
+        """Before the first evaluation of ``plan``; ``host_callback`` is the host's for a step."""
+        self.plan, self.host_callback = plan, host_callback
+        self.move = plan.moves[0]
+        self.reuses = plan.reuses("prediction") or plan.reuses("features")
+        self._announce()
+
+    def on_move(self, move: Move) -> None:
+        self.move = move
+
+    def evaluate(self, x: Tensor, sigma: Tensor, **args: Any) -> Tensor:
+        """The denoised latent of the move that is due; k-diffusion's denoiser signature."""
+        move, last_latent = self.move, self.sampler.last_latent
+        if self.needs_uncond():
+            args["s_min_uncond"] = 0
+        for last in (False, True):
+            try:
+                denoised = self._ask(x, sigma, args)
+                break
+            except torch.cuda.OutOfMemoryError:
+                if last or not self.make_room():
+                    raise
+        resized = x.shape != last_latent.shape
+        if move.kind == "back" or (move.kind == "go" and move.step > 0) or resized:
+            # an interrupt leaves the last ordinary prediction; before the first, that of a go move, not the noise
+            self.sampler.last_latent = last_latent
+        if move.evaluates:
+            self._count()
+        return denoised
+
+    def _ask(self, x: Tensor, sigma: Tensor, args: dict[str, Any]) -> Tensor:
+        denoiser = self.sampler.model_wrap_cfg
+        denoiser.step = self.move.step
+        with ExitStack() as stack:
+            begin = self.host_begin
+            if self.move.model == "image" and self.words is not None:
+                begin = self.words.told(begin, args)
+                args = {**args, **self.words.given}
+            begin = self.begun(begin)
+            stack.enter_context(replaced(sd_samplers_cfg_denoiser, "cfg_denoiser_callback", begin))
+            for target, name, value in self.changes():
+                stack.enter_context(replaced(target, name, value))
+            stack.enter_context(self.model_of_move())
+            return denoiser(x, sigma, **args)
+
+    def changes(self) -> Iterator[tuple[Any, str, Any]]:
+        """What is other in the host during this evaluation: (object, attribute, value)."""
+        # extensions time themselves by the step they are told (ControlNet's start and end), the progress bar by ours;
+        # the host tells the step before, since its callback comes after the evaluation
+        state = Overlay(shared.state, sampling_step=max(self.move.step - 1, 0), sampling_steps=self.plan.steps)
+        opts = Overlay(shared.opts, **self.settings())
+        seen = {"state": state, "opts": opts, "shared": Overlay(shared, state=state, opts=opts)}
+        for name, value in seen.items():
+            if hasattr(sd_samplers_cfg_denoiser, name):  # each host's file imports others of them
+                yield sd_samplers_cfg_denoiser, name, value
+        yield sd_samplers_common, "store_latent", self._store_latent
+
+    def callback(self, data: dict[str, Any]) -> None:
+        self.host_callback(data)
+        shared.state.sampling_step = self.done
+
+    def _announce(self) -> None:
+        """The host's progress counts evaluations; the total in the console too."""
+        state, bar = shared.state, shared.total_tqdm
+        state.sampling_steps = self.plan.evaluations
+        if getattr(self.sampler.p, "enable_hr", False) and bar._tqdm is not None:
+            bar.updateTotal(bar._tqdm.total + self.plan.evaluations - self.plan.steps)
+        if self.motion is not None and (dropping := self.dropping()):
+            log.info(f"{' and '.join(dropping)} {self.held_off}")
+
+    def _count(self) -> None:
+        self.done += 1
+        shared.state.sampling_step = self.done
+        if self.move.kind != "ordinary":
+            shared.state.current_image_sampling_step += 1  # "a preview every n steps" means outer steps
+            shared.total_tqdm.update()  # the host's callback does it for the ordinary move
+
+    def _store_latent(self, latent: Tensor) -> None:
+        """The live preview: of ordinary moves only, timed by outer steps."""
+        if self.move.kind == "ordinary":
+            with replaced(shared.state, "sampling_step", self.move.step):
+                self.host_store_latent(latent)

@@ -1,0 +1,43 @@
+"""How long clips take on this machine: noted at the end of each, to estimate the next."""
+from __future__ import annotations
+
+from typing import Any
+
+from ..cost import work
+from ..plan import Plan
+from . import log
+from .store import Store, StoreError
+
+_store = Store("timing.json")
+
+
+def note(plan: Plan, frames: int, width: int, height: int, seconds: float) -> None:
+    """A clip of this size, in pixels, was sampled in so many seconds."""
+    try:
+        with _store.changing() as stored:
+            stored.update(frames=frames, width=width, height=height, seconds=seconds,
+                          work=work(plan, _latent(width, height)))
+    except StoreError as error:
+        log.warning(f"the time of this clip is not noted: {error}")
+
+
+def estimate(plan: Plan, frames: int, width: int, height: int) -> float | None:
+    """Seconds that a clip will about take, from the latest one; None where none was timed.
+
+    Time is taken to grow with arithmetic, frames and pixels alike. That is about right near the size of the latest
+    clip; attention makes a much larger one take longer.
+    """
+    try:
+        last = _store.read()
+        return float(last["seconds"]) * work(plan, _latent(width, height)) / last["work"] * _size(
+            frames, width, height) / _size(last["frames"], last["width"], last["height"])
+    except (StoreError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _latent(width: int, height: int) -> tuple[int, int]:
+    return height // 8, width // 8
+
+
+def _size(frames: Any, width: Any, height: Any) -> float:
+    return float(frames) * float(width) * float(height)

@@ -1,0 +1,226 @@
+"""The tab txt2vid: a clip from a prompt in one place, and beside it the one that the video model makes alone.
+
+It is made of the host's own parts where there are any: the prompts and buttons over it, the queue, the progress bar,
+the paste buttons. What it makes is in `clip_request`.
+"""
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import gradio as gr
+from PIL import Image
+
+from modules import infotext_utils, scripts, sd_samplers, shared
+from modules.call_queue import wrap_gradio_gpu_call
+from modules.infotext_utils import ParamBinding, PasteField
+from modules.ui_common import plaintext_to_html
+from modules.ui_tempdir import register_tmp_file
+from modules.ui_toprow import Toprow
+
+from . import NAME, animatediff, clip_request, host, live, motion_panel, preview
+from .clip_request import Made, Wanted
+from .panel import Panel, from_arguments
+
+TAB = "ivmixed_txt2vid"
+"""The beginning of all element ids, and the tab's name among the host's paste buttons."""
+BUILT_IN, EXTENSION = "built-in motion", "AnimateDiff extension"
+LAST = 12
+"""How many clips the strip has."""
+POSTER = 160, 160
+"""A clip is at most this large there, in pixels."""
+
+MEASURES = {
+    "sharpness": "Sharpness (more is sharper, or noisier)",
+    "flicker": "Flicker (grey levels from frame to frame)",
+    "motion": "Motion (pixels a frame, where it is fastest)",
+}
+
+
+class Shown(NamedTuple):
+    """A result as the page shows it, now and from the strip."""
+
+    page: str
+    infotext: str
+    poster: Image.Image
+    label: str
+
+
+def build() -> list[tuple[gr.Blocks, str, str]]:
+    """The host's callback for tabs: what it puts among its own."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        toprow = Toprow(is_img2img=False, id_part=TAB)
+        with gr.Row(equal_height=False):
+            with gr.Column(variant="compact", elem_id=f"{TAB}_settings"):
+                settings = _Settings()
+            with gr.Column(variant="panel", elem_id=f"{TAB}_results"):
+                results = _Results()
+        settings.connect(toprow)
+        results.connect([toprow.prompt, toprow.negative_prompt, toprow.ui_styles.dropdown, *settings.components],
+                        settings.read, toprow)
+    return [(page, "txt2vid", TAB)]
+
+
+class _Settings:
+    """The left side."""
+
+    def __init__(self) -> None:
+        self.host = _host_settings()
+        by = [EXTENSION, BUILT_IN] if _has_animatediff() else [BUILT_IN]
+        with gr.Group():
+            self.by = gr.Radio(by, value=by[0], label="Motion comes from", visible=len(by) > 1, elem_id=f"{TAB}_by")
+            self.motion, self.motion_fields = motion_panel.components(lambda name: f"{TAB}_motion_{name}")
+        self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
+        self.components = [*self.host.values(), self.by, *self.motion, *self.panel.components]
+
+    def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> Wanted:
+        """The values of the prompts and of ``components``. Raises OptionError."""
+        own = dict(zip(self.host, values))
+        by, *values = values[len(own):]
+        split = len(self.motion)
+        whole = {name: int(own[name]) for name in ("steps", "width", "height", "seed")}
+        return Wanted(
+            prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
+            motion=motion_panel.from_values(values[:split]), options=from_arguments(values[split:]), **{**own, **whole})
+
+    def connect(self, toprow: Any) -> None:
+        """The panel follows the settings, and infotext is pasted into all."""
+        frames = self.motion[[option.name for option in motion_panel.SHOWN].index("frames")]
+        watched = {name: component for name, component in self.host.items() if name in live.WATCHED}
+        live.connect(self.panel, {**watched, "frames": frames})
+        sampler, scheduler = (getattr(sd_samplers, f"get_{name}_from_infotext", other) for name, other in (
+            ("sampler", "Sampler"), ("scheduler", "Schedule type")))
+        own = {"sampler": sampler, "scheduler": scheduler, "steps": "Steps", "width": "Size-1", "height": "Size-2",
+               "cfg_scale": "CFG scale", "seed": "Seed"}
+        infotext_utils.add_paste_fields(TAB, None, [
+            PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
+            *(PasteField(component, own[name]) for name, component in self.host.items()),
+            *self.motion_fields, *self.panel.fields])
+        infotext_utils.register_paste_params_button(ParamBinding(
+            paste_button=toprow.paste, tabname=TAB, source_text_component=toprow.prompt, source_image_component=None))
+
+
+def _host_settings() -> dict[str, Any]:
+    """The host's, by their names in `Wanted`."""
+    samplers = sd_samplers.visible_sampler_names()
+    schedulers = list(preview.schedulers())
+    with gr.Row():
+        made = {
+            "sampler": gr.Dropdown(samplers, value=NAME if NAME in samplers else samplers[0], label="Sampling method",
+                                   elem_id=f"{TAB}_sampling"),
+            "scheduler": gr.Dropdown(schedulers, value=schedulers[0], label="Schedule type",
+                                     visible=len(schedulers) > 1, elem_id=f"{TAB}_scheduler"),
+        }
+    made["steps"] = gr.Slider(1, 150, value=25, step=1, label="Sampling steps", elem_id=f"{TAB}_steps")
+    with gr.Row():
+        for name in ("width", "height"):
+            made[name] = gr.Slider(64, 2048, value=512, step=8, label=name.capitalize(), elem_id=f"{TAB}_{name}")
+    with gr.Row():
+        made["cfg_scale"] = gr.Slider(1, 30, value=7.5, step=0.5, label="CFG Scale", elem_id=f"{TAB}_cfg_scale")
+        made["seed"] = gr.Number(-1, label="Seed", info="-1 is another one every time", precision=0,
+                                 elem_id=f"{TAB}_seed")
+    return made
+
+
+def _has_animatediff() -> bool:
+    """The AnimateDiff extension is there and has an effect."""
+    titles = {script.title() for script in scripts.scripts_txt2img.alwayson_scripts}
+    return host.animates() and animatediff.TITLE in titles
+
+
+class _Results:
+    """The right side."""
+
+    def __init__(self) -> None:
+        with gr.Row():
+            self.compare = gr.Button("Compare with plain", elem_id=f"{TAB}_compare")
+            self.send = gr.Button("Send to txt2img", elem_id=f"{TAB}_send")
+        with gr.Column(elem_id=f"{TAB}_clip_frame"), gr.Column(elem_id=f"{TAB}_clip_box"):
+            self.clip = gr.HTML(EMPTY, elem_id=f"{TAB}_clip")
+        self.log = gr.HTML("", elem_id=f"{TAB}_log")
+        self.strip = gr.Gallery(label="Last clips", columns=4, height="auto", object_fit="contain", allow_preview=False,
+                                elem_id=f"{TAB}_strip", visible=False)
+        self.infotext = gr.Textbox("", visible=False, elem_id=f"{TAB}_infotext")
+        self.shown = gr.State([])
+
+    def connect(self, components: list[Any], read: Any, toprow: Any) -> None:
+        """What the buttons do; ``read`` makes the wish of the values of ``components``."""
+        task = gr.Textbox(visible=False)  # the page puts the id of the task there
+        inputs = [task, self.shown, *components]
+        outputs = [self.clip, self.infotext, self.strip, self.shown, self.log]
+        for event, make in ((toprow.submit.click, clip_request.make), (toprow.prompt.submit, clip_request.make),
+                            (self.compare.click, clip_request.compare)):
+            def generate(id_task: str, shown: list[Shown], *values: Any, make: Any = make) -> list[Any]:
+                return show(make(read(*values)), shown)
+
+            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 4), inputs=inputs, outputs=outputs,
+                  _js=f"(...values) => ivMixedSubmit('{TAB}', values.slice(0, {len(inputs)}))", show_progress=False)
+        self.strip.select(choose, inputs=[self.shown], outputs=[self.clip, self.infotext], show_progress="hidden",
+                          queue=False)
+        infotext_utils.register_paste_params_button(ParamBinding(
+            paste_button=self.send, tabname="txt2img", source_text_component=self.infotext,
+            source_image_component=None))
+
+
+EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
+
+
+def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
+    """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, what is to be said.
+    """
+    last = made[-1]
+    for clip in made:
+        register_tmp_file(shared.demo, str(clip.file))
+    shown = [Shown(_figures(made), last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
+    pictures = [(entry.poster, entry.label) for entry in shown]
+    said = "".join(dict.fromkeys(clip.comments for clip in made))
+    return [shown[0].page, last.infotext, gr.update(value=pictures, visible=True), shown,
+            plaintext_to_html(said, classname="comments")]
+
+
+def _poster(made: Sequence[Made]) -> Image.Image:
+    """The first frames, side by side."""
+    pictures = [clip.poster.copy() for clip in made]
+    for picture in pictures:
+        picture.thumbnail(POSTER)
+    poster = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    for k, picture in enumerate(pictures):
+        poster.paste(picture, (k * picture.width, 0))
+    return poster
+
+
+def choose(shown: list[Shown], event: gr.SelectData) -> list[str]:
+    """A clip of the strip was pressed: the clips, their infotext."""
+    entry = shown[event.index]
+    return [entry.page, entry.infotext]
+
+
+def _figures(made: Sequence[Made]) -> str:
+    figures = "".join(_figure(clip) for clip in made)
+    return f'<div class="ivmixed-clips">{figures}</div>{_table(made)}{plaintext_to_html(made[-1].infotext)}'
+
+
+def _figure(clip: Made) -> str:
+    source = f"file={quote(clip.file.as_posix(), safe='/:')}"
+    text = html.escape(clip.title + (", interrupted" if clip.interrupted else ""))
+    tag = (f'<img src="{source}" alt="{text}">' if clip.file.suffix in (".gif", ".webp") else
+           f'<video src="{source}" aria-label="{text}" autoplay loop muted playsinline controls></video>')
+    return f'<figure>{tag}<figcaption>{text}</figcaption></figure>'
+
+
+def _table(made: Sequence[Made]) -> str:
+    rows = {"Evaluations": ["-" if clip.evaluations is None else str(clip.evaluations) for clip in made],
+            "Seconds": [f"{clip.seconds:.1f}" for clip in made]}
+    for name, words in MEASURES.items():
+        if any(name in clip.measures for clip in made):
+            rows[words] = [_number(clip.measures.get(name)) for clip in made]
+    head = "".join(f'<th scope="col">{html.escape(clip.title)}</th>' for clip in made)
+    body = "".join(f'<tr><th scope="row">{words}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+                   for words, cells in rows.items())
+    return f'<table class="ivmixed-table"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"

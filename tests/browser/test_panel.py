@@ -1,0 +1,262 @@
+"""The panel in a real browser: real gradio of both versions, on doubles of the hosts."""
+import json
+import re
+
+import pytest
+
+from ivmixed import PRESETS, Options
+
+PREFIX = "#script_txt2img_ivmixed_"
+
+
+class Tab:
+    """The panel of the txt2img tab."""
+
+    PREFIX = PREFIX
+    """How the panel's ids begin."""
+    WAIT = 60_000
+    """Milliseconds."""
+
+    def __init__(self, browser, url, theme="light", width=900):
+        self.errors = []
+        self.page = browser.new_page(viewport={"width": width, "height": 1400})
+        self.page.set_default_timeout(self.WAIT)
+        # fonts and scripts of other servers are no part of the page
+        self.page.route(lambda address: not address.startswith(url), lambda route: route.abort())
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.goto(f"{url}?__theme={theme}")
+        self.page.wait_for_selector(f"{self.PREFIX}price p", state="attached")
+
+    def _said(self, message):
+        if message.type == "error" and "ERR_FAILED" not in message.text and "preload CSS" not in message.text:
+            self.errors.append(message.text)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *error):
+        self.page.close()
+        if kind is None:
+            assert self.errors == []
+
+    def find(self, name):
+        return self.page.locator(self.PREFIX + name)
+
+    def open(self):
+        self.find("open").locator("> .label-wrap").click()
+        self.page.wait_for_selector(f"{self.PREFIX}picture svg")
+        return self
+
+    def set(self, selector, value):
+        field = self.page.locator(f"{selector} input[type=number]")
+        field.fill(str(value))
+        field.press("Tab")
+
+    def choose(self, selector, text):
+        field = self.page.locator(f"{selector} input")
+        field.click()
+        field.fill("")
+        self.page.locator(f"{selector} li", has_text=re.compile(rf"^\s*(✓)?\s*{re.escape(text)}\s*$")).click()
+
+    def recognises(self, preset):
+        """Waits until the settings are recognised as a preset's."""
+        self.page.wait_for_function(
+            "([id, preset]) => document.querySelector(id + 'preset input').value === preset", arg=[self.PREFIX, preset])
+
+    def number(self, name):
+        return float(self.find(name).locator("input[type=number]").input_value())
+
+    def says(self, name, words):
+        """Waits until an element says these words."""
+        self.page.wait_for_function(
+            "([id, words]) => document.querySelector(id).textContent.includes(words)", arg=[self.PREFIX + name, words])
+
+    def picture(self):
+        """(its data, the classes of the blocks that are drawn)."""
+        box = self.find("picture").locator(".ivmixed-drawing")
+        blocks = box.locator("> svg .ivmixed-move")
+        return (json.loads(box.get_attribute("data-picture")),
+                blocks.evaluate_all("all => all.map((block) => block.getAttribute('class'))"))
+
+
+@pytest.fixture
+def tab(browser, url):
+    with Tab(browser, url) as tab:
+        yield tab
+
+
+def test_closed_the_title_has_what_matters(tab):
+    tab.says("price", "not in use: the sampling method is DPM++ 2M")
+    tab.choose("#txt2img_sampling", "IV-mixed")
+    tab.says("price", "94 evaluations, about 4.2 times plain AnimateDiff")
+    tab.set("#txt2img_steps", 10)
+    tab.says("price", "44 evaluations, about 3.9 times plain AnimateDiff")
+
+
+def test_the_picture_draws_the_plan(tab):
+    tab.open().says("picture", "94 evaluations")
+    data, blocks = tab.picture()
+    assert len(data["steps"]) == 20
+    drawn = [block.removeprefix("ivmixed-move ") for block in blocks]
+    assert drawn == [move for step in data["steps"] for move in (step[-1], *step[:-1])]
+    assert tab.find("picture").locator(".ivmixed-legend > span").all_inner_texts() == [
+        "image model", "video model", "ordinary step, at the CFG scale"]
+
+
+def test_blocks_stand_in_their_columns_and_within_the_picture(tab):
+    tab.open()
+    width = tab.find("picture").locator(".ivmixed-drawing").evaluate("box => box.clientWidth")
+    places = tab.find("picture").locator(".ivmixed-drawing > svg .ivmixed-move").evaluate_all(
+        "all => all.map(b => ['x', 'y', 'width', 'height'].map(name => +b.getAttribute(name)))")
+    assert all(x >= 0 and x + wide <= width and y >= 0 for x, y, wide, high in places)
+    assert len({round(x, 3) for x, *_ in places}) == 20
+    assert len({(round(x, 3), round(y, 3)) for x, y, *_ in places}) == len(places)  # none lies on another
+
+
+def test_the_picture_follows_every_kind_of_setting(tab):
+    tab.open()
+    tab.set(PREFIX + "interval_end", 50)
+    tab.says("picture", "10 of 20 steps run the loop")
+    tab.choose(PREFIX + "form", "RR-IV")
+    tab.says("picture", "fresh noise")
+    tab.set(PREFIX + "gamma_go_start", 9)
+    tab.page.wait_for_function(
+        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"
+        ".curves['image go'][0] === 9", arg=PREFIX)
+    tab.set("#txt2img_cfg_scale", 12)
+    tab.page.wait_for_function(
+        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture).cfg === 12",
+        arg=PREFIX)
+    tab.recognises("custom")
+
+
+def test_what_is_refused_is_said_at_once(tab):
+    tab.open()
+    tab.set(PREFIX + "interval_start", 60)
+    tab.set(PREFIX + "interval_end", 20)
+    tab.says("picture", "interval = (60, 20) is not allowed")
+    tab.set(PREFIX + "interval_end", 80)
+    tab.says("picture", "evaluations")
+
+
+@pytest.mark.parametrize("name", ["paper-videocrafter", "plain"])
+def test_a_preset_in_one_click(tab, name):
+    tab.open()
+    tab.set(PREFIX + "gamma_back_end", 9)
+    tab.recognises("custom")
+    tab.choose(PREFIX + "preset", name)
+    tab.says("picture", PRESETS[name].help)
+    options = PRESETS[name].options
+    assert (tab.number("gamma_back_end"), tab.number("z_percent"), tab.number("interval_end")) == (
+        options.gamma_back[1], options.z_percent, options.interval[1])
+    if PRESETS[name].cfg_scale:
+        assert float(tab.page.locator("#txt2img_cfg_scale input[type=number]").input_value()) == PRESETS[name].cfg_scale
+
+
+def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
+    tab.open()
+    tab.set(PREFIX + "gamma_go_start", 6.5)
+    tab.recognises("custom")
+    tab.find("own_presets").locator("> .label-wrap").click()
+    tab.find("preset_name").locator("input, textarea").fill("kite over a beach")
+    tab.find("preset_save").click()
+    tab.says("preset_message", "Saved as kite over a beach.")
+    tab.recognises("kite over a beach")
+
+    tab.choose(PREFIX + "preset", "paper")
+    tab.says("picture", PRESETS["paper"].help)
+    assert tab.number("gamma_go_start") == 4
+    tab.choose(PREFIX + "preset", "kite over a beach")
+    tab.page.wait_for_function(
+        "id => document.querySelector(id + 'gamma_go_start input[type=number]').value === '6.5'", arg=PREFIX)
+
+    tab.find("preset_name").locator("input, textarea").fill("kite")
+    tab.find("preset_rename").click()
+    tab.says("preset_message", "kite over a beach is kite now.")
+    tab.find("preset_delete").click()
+    tab.says("preset_message", "kite is deleted.")
+    assert tab.number("gamma_go_start") == 6.5
+    tab.find("preset_delete").click()
+    tab.says("preset_message", "is not one of your own presets")
+
+
+def test_separate_gammas_come_when_asked_for(tab):
+    tab.open()
+    tab.find("open").get_by_text("Advanced", exact=True).click()
+    assert not tab.find("gamma_image_go_start").is_visible()
+    tab.find("separate").locator("input").check()
+    tab.find("gamma_image_go_start").wait_for(state="visible")
+    tab.set(PREFIX + "gamma_image_go_start", 8)
+    tab.page.wait_for_function(
+        "id => { const c = JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture).curves;"
+        "return c['image go'][0] === 8 && c['video go'][0] === 4 }", arg=PREFIX)
+
+
+@pytest.mark.parametrize("width", [400, 900])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
+    with Tab(browser, url, theme, width) as tab:
+        tab.open()
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        panel = tab.find("open").bounding_box()
+        drawn = tab.find("picture").locator(".ivmixed-drawing > svg").bounding_box()
+        price = tab.find("price").locator("p").bounding_box()
+        for box in (drawn, price):
+            assert panel["x"] <= box["x"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
+        lines = """title => {
+            const range = document.createRange();
+            range.selectNodeContents(title);
+            return new Set([...range.getClientRects()].map((box) => box.top)).size;
+        }"""
+        assert tab.find("open").locator("> .label-wrap > span").first.evaluate(lines) == 1
+        background = colour(tab, f"{PREFIX}open", "backgroundColor")
+        for selector in (".ivmixed-total", ".ivmixed-detail", ".ivmixed-legend span span"):
+            assert contrast(colour(tab, f"{PREFIX}picture {selector}", "color"), background) >= 4.5
+        for selector in (".ivmixed-move.image", ".ivmixed-move.video"):
+            assert contrast(colour(tab, f"{PREFIX}picture {selector}", "fill"), background) >= 3
+
+
+def colour(tab, selector, which):
+    """(red, green, blue) from 0 to 1; of a background, the first that is painted."""
+    text = tab.page.evaluate("""([selector, which]) => {
+        let element = document.querySelector(selector), found;
+        do { found = getComputedStyle(element)[which] } while (
+            which === "backgroundColor" && found === "rgba(0, 0, 0, 0)" && (element = element.parentElement));
+        return found;
+    }""", [selector, which])
+    return [float(part) / 255 for part in re.findall(r"[\d.]+", text)[:3]]
+
+
+def contrast(one, other):
+    """Contrast ratio of two colours. Source: WCAG 2.1, relative luminance."""
+    def luminance(rgb):
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_picture_is_drawn_anew_where_the_page_is_made_narrower(tab):
+    tab.open()
+    svg = tab.find("picture").locator(".ivmixed-drawing > svg")
+    wide = svg.bounding_box()["width"]
+    tab.page.set_viewport_size({"width": 420, "height": 1400})
+    tab.page.wait_for_function(
+        "([id, wide]) => document.querySelector(id + 'picture .ivmixed-drawing > svg').clientWidth < wide - 100",
+        arg=[PREFIX, wide])
+    assert len(tab.picture()[1]) == 94
+
+
+def test_the_picture_is_described_for_screen_readers(tab):
+    tab.open()
+    drawing = tab.find("picture").locator(".ivmixed-drawing")
+    assert drawing.get_attribute("role") == "img"
+    assert "image model, denoising: 4 throughout" in drawing.get_attribute("aria-label")
+    assert drawing.locator("> svg").get_attribute("aria-hidden") == "true"
+
+
+def test_the_defaults_are_the_published_ones(tab):
+    tab.open().says("picture", PRESETS["paper"].help)
+    assert PRESETS["paper"].options == Options()
+    tab.recognises("paper")

@@ -1,0 +1,146 @@
+"""The tab txt2vid in a real browser: real gradio of both versions, on doubles of the hosts, which make tiny clips."""
+import pytest
+
+from ivmixed import PRESETS
+
+from .test_panel import Tab, colour, contrast
+
+OWN = "#ivmixed_txt2vid_"
+
+
+class ClipTab(Tab):
+    """The tab txt2vid, with a small clip asked for."""
+
+    PREFIX = f"{OWN}ivmixed_"
+    SETTINGS = (("steps", 6), ("seed", 7), ("motion_frames", 4))
+    PRICE = "24 evaluations"
+    SIZE = 32
+    """Of its clips, in pixels."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.page.locator("#tabs button", has_text="txt2vid").first.click()
+        self.page.locator(f"{OWN}prompt textarea").fill("a kite over a beach")
+        for name, value in self.SETTINGS:
+            self.set(OWN + name, value)
+        by = self.page.locator(f"{OWN}by")
+        if by.is_visible():
+            by.get_by_text("built-in motion").click()
+        self.says("price", self.PRICE)
+
+    def press(self, name, clips=1):
+        """Presses a button and waits for so many clips to play."""
+        self.page.locator(OWN + name).click()
+        self.page.wait_for_function(
+            "([id, clips, size]) => { const all = [...document.querySelectorAll(id + 'clip figure img')];"
+            "return all.length === clips && all.every((clip) => clip.complete && clip.naturalWidth === size) }",
+            arg=[OWN, clips, self.SIZE])
+        self.page.wait_for_selector(".progressDiv", state="detached")
+
+    def text(self, name):
+        return self.page.locator(OWN + name).first.inner_text()  # gradio 3 gives the id twice
+
+
+@pytest.fixture
+def tab(browser, url):
+    with ClipTab(browser, url) as tab:
+        yield tab
+
+
+def test_a_clip_in_one_click(tab):
+    tab.press("generate")
+    assert "Evaluations\t24" in tab.text("clip")
+    assert "a kite over a beach" in tab.text("clip") and "Seed: 7" in tab.text("clip")
+    assert tab.page.locator(f"{OWN}strip img").count() == 1
+
+
+def test_while_it_is_made_the_buttons_are_interrupt_and_skip(tab):
+    tab.set(OWN + "steps", 60)
+    tab.says("price", "294 evaluations")
+    tab.page.locator(f"{OWN}generate").click()
+    tab.page.wait_for_function("() => /^[1-9]/.test(document.querySelector('.progressDiv')?.textContent)")
+    tab.page.locator(f"{OWN}interrupt").click()
+    tab.page.wait_for_selector(".progressDiv", state="detached")
+    tab.page.wait_for_selector(f"{OWN}clip figure img")
+    assert "interrupted" in tab.text("clip")
+    assert tab.page.locator(f"{OWN}interrupt").evaluate("button => button.style.display") == "none"
+
+
+def test_compare_with_plain(tab):
+    tab.press("compare", clips=2)
+    assert tab.page.locator(f"{OWN}clip figcaption").all_inner_texts() == ["plain", "IV-mixed"]
+    assert "Evaluations\t6\t24" in tab.text("clip")
+    for words in ("Seconds", "Sharpness", "Flicker", "Motion"):
+        assert words in tab.text("clip")
+    left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
+    assert left["y"] == right["y"] and left["x"] < right["x"]
+
+
+def test_the_strip_brings_a_clip_back(tab):
+    tab.press("generate")
+    first = tab.text("clip")
+    tab.press("compare", clips=2)
+    tab.page.locator(f"{OWN}strip img").nth(1).click()
+    tab.page.wait_for_function("id => document.querySelectorAll(id + 'clip figure').length === 1", arg=OWN)
+    assert tab.text("clip") == first
+
+
+def test_a_preset_is_the_clips(tab):
+    tab.choose(tab.PREFIX + "preset", "plain")
+    tab.says("picture", PRESETS["plain"].help)
+    tab.press("generate")
+    assert "Evaluations\t6" in tab.text("clip") and "IV-mixed preset: plain" in tab.text("clip")
+
+
+def test_settings_go_to_txt2img(tab):
+    tab.set(tab.PREFIX + "gamma_go_start", 6)
+    tab.recognises("custom")
+    tab.press("generate")
+    tab.page.locator(f"{OWN}send").click()
+    tab.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('a kite')")
+    tab.page.locator("#txt2img_steps").wait_for(state="visible")
+    tab.page.wait_for_function("() => document.querySelector('#txt2img_steps input[type=number]').value === '6'")
+    gamma = tab.page.locator("#script_txt2img_ivmixed_gamma_go_start input[type=number]")
+    assert float(gamma.input_value()) == 6
+
+
+def test_the_other_panels_learn_of_a_new_preset(tab):
+    tab.set(tab.PREFIX + "gamma_go_start", 5.5)
+    tab.recognises("custom")
+    tab.find("own_presets").locator("> .label-wrap").click()
+    tab.find("preset_name").locator("input, textarea").fill("beach")
+    tab.find("preset_save").click()
+    tab.says("preset_message", "Saved as beach.")
+    tab.page.locator("#tabs button", has_text="txt2img").first.click()
+    txt2img = "#script_txt2img_ivmixed_"
+    tab.page.locator(f"{txt2img}open > .label-wrap").click()
+    tab.choose(txt2img + "preset", "beach")
+    tab.page.wait_for_function(
+        "id => document.querySelector(id + 'gamma_go_start input[type=number]').value === '5.5'", arg=txt2img)
+    tab.page.locator("#tabs button", has_text="txt2vid").first.click()
+    tab.find("preset_delete").click()
+    tab.says("preset_message", "beach is deleted.")
+    tab.page.wait_for_function(
+        "id => document.querySelector(id + 'preset input').value === 'custom'", arg=txt2img)
+
+
+def test_what_is_refused_is_said_under_the_clip(tab):
+    tab.set(tab.PREFIX + "interval_start", 60)
+    tab.set(tab.PREFIX + "interval_end", 20)
+    tab.says("picture", "is not allowed")
+    tab.page.locator(f"{OWN}generate").click()
+    tab.page.wait_for_selector(f"{OWN}log .error")
+    assert "interval = (60, 20) is not allowed" in tab.text("log")
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
+    with ClipTab(browser, url, theme, width) as tab:
+        tab.press("compare", clips=2)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
+        assert left["y"] == right["y"] and right["x"] + right["width"] <= width
+        background = colour(tab, f"{OWN}results", "backgroundColor")
+        for selector in ("figcaption", ".ivmixed-table td"):
+            assert contrast(colour(tab, f"{OWN}clip {selector}", "color"), background) >= 4.5

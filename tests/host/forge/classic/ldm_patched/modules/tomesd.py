@@ -1,0 +1,1 @@
+"""Forge Classic has this module and the other hosts do not."""

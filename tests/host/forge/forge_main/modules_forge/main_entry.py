@@ -1,0 +1,1 @@
+"""Forge main has this module and the other hosts do not."""

@@ -1,0 +1,1 @@
+"""reForge has this module and the other hosts do not."""

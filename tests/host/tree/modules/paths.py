@@ -1,0 +1,2 @@
+"""Where the host keeps things; a test says where."""
+models_path = extensions_dir = "/nowhere"

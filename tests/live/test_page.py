@@ -1,0 +1,107 @@
+"""The page of a running WebUI in a browser, where one is found: the panel, and the tab txt2vid with tiny clips."""
+import os
+
+import pytest
+
+from ivmixed import PRESETS
+
+from ..browser.conftest import browser  # noqa: F401  a fixture
+from ..browser.test_panel import PREFIX, Tab
+from ..browser.test_txt2vid import OWN, ClipTab
+
+pytestmark = pytest.mark.live
+
+
+class LiveTab(Tab):
+    """The panel in txt2img. The host's own scripts may err; what counts is what mentions ours."""
+
+    WAIT = 600_000
+
+    def __exit__(self, kind, *error):
+        self.errors = [error for error in self.errors if "ivmixed" in error.lower()]
+        super().__exit__(kind, *error)
+
+
+class LiveClipTab(LiveTab, ClipTab):
+    SETTINGS = (("steps", 3), ("seed", 7), ("motion_frames", 4), ("width", 64), ("height", 64))
+    PRICE = "9 evaluations"
+    SIZE = 64
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        field = self.page.locator(f"{OWN}motion_model input").first
+        field.click()
+        field.fill("v3")
+        self.page.locator(f"{OWN}motion_model li").first.click()
+
+
+@pytest.fixture
+def url(webui):
+    return os.environ["WEBUI_URL"].rstrip("/") + "/"
+
+
+@pytest.fixture
+def tab(browser, url):  # noqa: F811
+    with LiveClipTab(browser, url, width=1300) as tab:
+        yield tab
+
+
+def test_a_preset_changes_the_curves_and_the_price(browser, url):  # noqa: F811
+    with LiveTab(browser, url) as tab:
+        tab.choose("#txt2img_sampling", "IV-mixed")
+        tab.says("price", "94 evaluations")
+        tab.open()
+        tab.choose(PREFIX + "preset", "plain")
+        tab.says("picture", PRESETS["plain"].help)
+        tab.says("price", "20 evaluations, the price of plain AnimateDiff")
+        assert len(tab.picture()[1]) == 20
+
+
+def test_a_preset_of_ones_own(browser, url):  # noqa: F811
+    with LiveTab(browser, url) as tab:
+        tab.open()
+        tab.set(PREFIX + "gamma_go_start", 6.5)
+        tab.recognises("custom")
+        tab.find("own_presets").locator("> .label-wrap").click()
+        tab.find("preset_name").locator("input, textarea").fill("a live test's")
+        tab.find("preset_save").click()
+        tab.says("preset_message", "Saved as a live test's.")
+        tab.recognises("a live test's")
+        tab.find("preset_delete").click()
+        tab.says("preset_message", "a live test's is deleted.")
+
+
+def test_a_comparison(tab):
+    tab.press("compare", clips=2)
+    assert tab.page.locator(f"{OWN}clip figcaption").all_inner_texts() == ["plain", "IV-mixed"]
+    assert "Evaluations\t3\t9" in tab.text("clip") and "Flicker" in tab.text("clip")
+    assert "Seed: 7" in tab.text("clip")
+    tab.page.locator(f"{OWN}send").click()
+    tab.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('a kite')")
+    tab.page.wait_for_function("() => document.querySelector('#txt2img_steps input[type=number]').value === '3'")
+
+
+def test_an_interrupt(tab):
+    tab.set(OWN + "steps", 12)
+    tab.says("price", "54 evaluations")
+    tab.page.locator(f"{OWN}generate").click()
+    tab.page.wait_for_function("() => /^[1-9]/.test(document.querySelector('.progressDiv')?.textContent)")
+    tab.page.locator(f"{OWN}interrupt").click()
+    tab.page.wait_for_selector(f"{OWN}clip figure img")
+    assert "interrupted" in tab.text("clip")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_fits_a_phone(browser, url, theme):  # noqa: F811
+    with LiveClipTab(browser, url, theme, 400) as tab:
+        tab.set(tab.PREFIX + "interval_end", 0)
+        tab.says("price", "3 evaluations")
+        tab.press("generate")
+        box = tab.page.locator(f"{OWN}clip figure").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 400
+
+
+def test_a_reload_leaves_one_tab(webui, browser, url):  # noqa: F811
+    webui.reload_page()
+    with LiveClipTab(browser, url) as tab:
+        assert tab.page.locator("#tabs button", has_text="txt2vid").count() == 1

@@ -1,0 +1,367 @@
+"""Built-in motion in AUTOMATIC1111, against a double of the host (tests/host)."""
+import base64
+import io
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from torch import nn
+
+from ivmixed import OPTIONS, OptionError, Options, Schedule, make_plan
+from ivmixed.motion import Layout, MotionError, MotionModule, MotionOptions, attach, uniform_windows
+from ivmixed.motion.module import SDXL, V1, V2, V3
+from ivmixed.motion.options import MOTION_OPTIONS
+
+from .host import NAME, loaded
+
+MOTION = "IV-mixed motion"
+KINDS = {"v1.safetensors": V1, "v2.safetensors": V2, "v3.safetensors": V3, "xl.safetensors": SDXL}
+LONG = {"frames": 6, "context": 4}
+"""A clip with several context windows."""
+
+
+def small_module(name):
+    """A motion module of the double's measures, with random weights."""
+    kind = KINDS[name]
+    torch.manual_seed(len(kind.name))
+    layout = Layout(widths=(8,) if kind is SDXL else (4,), middle=kind is V2, positions=8, heads=2, groups=2)
+    module = MotionModule(kind, layout, name)
+    for part in module.up_blocks:  # the double's UNet has as many blocks up as down
+        part["motion_modules"] = nn.ModuleList(list(part["motion_modules"])[:2])
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return module.requires_grad_(False)
+
+
+def with_modules(host, folder):
+    """A host that finds small motion modules in a folder."""
+    (folder / "AnimateDiff").mkdir()
+    for name in KINDS:
+        (folder / "AnimateDiff" / name).touch()
+    host.built_in.paths.models_path = str(folder)
+    host.modules = {name: small_module(name) for name in KINDS}
+    host.built_in._load = lambda path, *_: host.modules[path.name]
+    return host
+
+
+@pytest.fixture
+def host(tmp_path):
+    with loaded() as host:
+        yield with_modules(host, tmp_path)
+
+
+def request(host, sampler="Euler", prompt="a photo", options=None, **motion):
+    given = {MOTION: [{"model": "v3.safetensors", "frames": 4, **motion}]}
+    if options is not None:
+        given[NAME] = [options]
+    return host.processing.StableDiffusionProcessing(
+        sd_model=host.model, is_api=True, sampler_name=sampler, scripts=host.runner, steps=3, prompt=prompt,
+        negative_prompt="blurry", script_args=host.arguments(given))
+
+
+def moved(host, call, module, frames):
+    """What the UNet gives with the module in it for what a call was asked."""
+    with torch.no_grad(), attach(host.model.model.diffusion_model, module) as motion:
+        motion.frames = frames
+        return host.model.model.diffusion_model(call.x, timesteps=call.t, context=call.context)
+
+
+# --- plain samplers
+
+@pytest.mark.parametrize("name", ["v1.safetensors", "v2.safetensors", "v3.safetensors"])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_plain_sampler_has_motion_in_all_evaluations(host, name, together):
+    host.shared.opts.batch_cond_uncond = together
+    p = request(host, model=name)
+    host.run(p)
+    assert p.batch_size == 4
+    levels = [evaluation.sigma[0].item() for evaluation in host.evaluations]
+    assert levels == pytest.approx(
+        [Schedule.linear().timestep_to_sigma(t) for t in (999, 499.5, 0)], rel=1e-4)
+    for evaluation in host.evaluations:
+        assert [len(call.x) for call in evaluation.calls] == ([8] if together else [4, 4])
+        for call in evaluation.calls:
+            assert torch.equal(call.out, moved(host, call, host.modules[name], 4))
+            assert not torch.allclose(call.out, host.unet(call.x, timesteps=call.t, context=call.context))
+
+
+@pytest.mark.parametrize("fuse", ["last", "mean"])
+def test_a_long_clip_is_evaluated_in_windows(host, fuse):
+    host.run(request(host, **LONG, fuse=fuse))
+    for evaluation in host.evaluations:
+        windows = uniform_windows(evaluation.step, 6, 4)
+        total, times = torch.zeros(12, 4, 4, 4), torch.zeros(12, 1, 1, 1)
+        assert len(evaluation.calls) == len(windows) > 1
+        for call, window in zip(evaluation.calls, windows):
+            rows = window + [frame + 6 for frame in window]
+            assert torch.equal(call.x, host.scaled(evaluation.x, evaluation.sigma)[rows])
+            assert torch.equal(call.out, moved(host, call, host.modules["v3.safetensors"], 4))
+            total[rows] = call.out if fuse == "last" else total[rows] + call.out
+            times[rows] += 1
+        eps = total if fuse == "last" else total / times
+        torch.testing.assert_close(evaluation.out, evaluation.x - evaluation.sigma[:, None, None, None] * eps)
+
+
+def test_prompts_travel(host):
+    host.run(request(host, prompt="head\n0: one\n3: two\ntail"))
+    context = host.evaluations[0].calls[0].context[:4]
+    assert torch.equal(context[0], host.encode("head, one, tail"))
+    assert torch.equal(context[3], host.encode("head, two, tail"))
+    between = [(frame - context[0]).norm() for frame in context]
+    assert between == sorted(between)
+    assert len({round(float(b), 4) for b in between}) == 4
+
+
+# --- IV-mixed
+
+@pytest.mark.parametrize("name", ["v1.safetensors", "v2.safetensors", "v3.safetensors"])
+@pytest.mark.parametrize("size", [{}, LONG])
+def test_iv_mixed_takes_it_as_its_motion(host, name, size):
+    p = request(host, NAME, model=name, **size)
+    host.run(p)
+    video, image = p.sampler.model_wrap, host.denoiser()
+    plan = make_plan(Options(), p.sampler.get_sigmas(p, p.steps).tolist(),
+                     *(Schedule.from_sigmas(model.sigmas.tolist()) for model in (video, image)))
+    assert len(host.evaluations) == plan.evaluations == 9
+    for move, evaluation in zip(plan.moves, host.evaluations):
+        for call in evaluation.calls:
+            model = image if move.model == "image" else video
+            assert torch.equal(call.t, model.sigma_to_t(evaluation.sigma[:1]).expand(len(call.t)))
+            expected = host.unet(call.x, timesteps=call.t, context=call.context)
+            if move.model == "video":
+                expected = moved(host, call, host.modules[name], 4)
+            assert torch.equal(call.out, expected)
+    assert p.extra_generation_params[NAME] == "9 evaluations"
+
+
+# --- what is refused
+
+@pytest.mark.parametrize("motion, words", [
+    ({"model": "v4.safetensors"}, ["model = 'v4.safetensors'", "v3.safetensors"]),
+    ({"frames": 1}, ["frames = 1", "2 to 1024"]),
+    ({"frames": 2.5}, ["frames = 2.5", "whole number"]),
+    ({"formats": ["AVI"]}, ["formats", "AVI", "GIF"]),
+    ({"overlap": 16}, ["overlap = 16", "less than the context"]),
+    ({"frame": 4}, ["frame = 4", "did you mean frames"]),
+    ({"loras": "zoom:much"}, ["loras", "zoom:much"]),
+    ({"loras": "zoom"}, ["loras", "zoom", "not there"]),
+    ({"frames": 12, "context": 12}, ["1 to 8 frames"]),
+    ({"model": "xl.safetensors"}, ["AnimateDiff-SDXL for SDXL", "choose a motion module"]),
+])
+def test_wrong_input_is_refused_and_nothing_stays(host, motion, words):
+    before = host.run(host.still("Euler"))
+    snapshot = host.snapshot()
+    with pytest.raises(host.sampler.RefusedError) as refused:
+        host.run(request(host, **motion))
+    assert refused.value.status_code == 422
+    assert all(word in str(refused.value) for word in words)
+    assert "\n" not in str(refused.value)
+    assert host.evaluations == []
+    assert snapshot.changed(host.snapshot()) == set()
+    assert torch.equal(host.run(host.still("Euler")), before)
+
+
+@pytest.mark.parametrize("chunk, sizes", [(0, [8, 4]), (2, [4, 4, 4])])
+def test_the_image_model_may_take_fewer_frames_at_a_time(host, chunk, sizes):
+    host.shared.opts.set("ivmixed_chunk", chunk)
+    p = request(host, NAME, **LONG)
+    host.run(p)
+    plan = make_plan(Options(), p.sampler.get_sigmas(p, p.steps).tolist())
+    for move, evaluation in zip(plan.moves, host.evaluations):
+        if move.model == "image":
+            assert [len(call.x) for call in evaluation.calls] == sizes
+
+
+def test_two_motions_at_once_are_refused(host):
+    p = request(host)
+    params = host.animatediff.AnimateDiffProcess(model="v3", video_length=4, batch_size=4)
+    p.script_args = host.arguments({MOTION: [{"model": "v3.safetensors", "frames": 4}], "AnimateDiff": [params]})
+    with pytest.raises(host.sampler.RefusedError, match="motion already"):
+        host.run(p)
+    assert not host.motion.AnimateDiffMM.mm_injected
+
+
+def test_motion_of_ours_goes_in_once(host):
+    unet, module = host.model.model.diffusion_model, host.modules["v3.safetensors"]
+    with attach(unet, module), pytest.raises(MotionError, match="motion already"), attach(unet, module):
+        pass
+
+
+def test_more_frames_than_pictures_are_refused(host):
+    p = request(host)
+    p.init_images = [None] * 3
+    with pytest.raises(host.sampler.RefusedError, match="init_images"):
+        host.run(p)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", NAME])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_nothing_stays_after_an_error(host, sampler, error):
+    before = host.run(host.still("Euler"))
+    snapshot = host.snapshot()
+    host.fail_at = (2, 1, error)
+    with pytest.raises(type(error)):
+        host.run(request(host, sampler, **LONG))
+    host.fail_at = None
+    assert snapshot.changed(host.snapshot()) == set()
+    assert torch.equal(host.run(host.still("Euler")), before)
+
+
+def test_off_it_changes_nothing(host):
+    p = host.still("Euler")
+    assert "sample" not in vars(p)
+    host.run(p)
+    assert "sample" not in vars(p) and p.batch_size == 1
+
+
+# --- the clip
+
+def finished(host, p, tmp_path, **more):
+    """What a request's pictures become."""
+    p.outpath_samples = str(tmp_path / "out")
+    p.width = p.height = 8
+    host.runner.before_process(p)
+    clip = host.built_in.of_request(p)
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(clip.frames)]
+    result = host.processing.Processed(frames, ["prompt, é\nSteps: 3"] * len(frames), [7] * len(frames), **more)
+    host.clips.finish(clip, result)
+    return frames, result
+
+
+def test_a_page_shows_the_clip_and_keeps_its_frames(host, tmp_path):
+    p = request(host, formats=["GIF", "WebP", "PNG"], fps=10)
+    p.is_api = False
+    frames, result = finished(host, p, tmp_path)
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert [path.suffix for path in files] == [".png"] * 4 + [".gif", ".webp"]
+    assert len(result.images) == len(result.infotexts) == 1
+    assert result.images[0].already_saved_as == str(files[4])
+    for path, frame in zip(files, frames):
+        with Image.open(path) as picture:
+            assert np.array_equal(picture, frame)
+            assert picture.text["parameters"] == result.infotexts[0]
+    with Image.open(files[5]) as moving:
+        assert [np.array_equal(frame.convert("RGB"), given)
+                for frame, given in zip(ImageSequence.Iterator(moving), frames)] == [True] * 4
+        comment = b"UNICODE\0" + result.infotexts[0].encode("utf-16-be")
+        assert moving.getexif().get_ifd(0x8769)[0x9286] == comment
+        assert struct.pack(">HHI", 0x9286, 7, len(comment)) in moving.info["exif"]  # of the type that the host reads
+    with Image.open(files[4]) as moving:
+        assert (moving.n_frames, moving.info["duration"]) == (4, 100)
+        assert moving.info["comment"].decode() == result.infotexts[0]
+
+
+@pytest.mark.parametrize("chosen", [0, None, "None"])
+def test_the_api_gets_the_files(host, tmp_path, chosen):
+    p = request(host, formats=["GIF", "PNG"])
+    p.script_args = (chosen, *p.script_args[1:])  # the last where the request has infotext
+    p.do_not_save_samples = True
+    frames, result = finished(host, p, tmp_path)
+    assert not (tmp_path / "out").exists()
+    moving = Image.open(io.BytesIO(base64.b64decode(result.images[0])))
+    assert moving.n_frames == 4
+    assert result.images[1:] == frames
+
+
+def test_a_clip_outlives_a_writer_that_fails(host, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setitem(host.clips.WRITERS, ".gif", full)
+    p = request(host, formats=["GIF"])
+    p.is_api = False
+    frames, result = finished(host, p, tmp_path)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+    assert result.images == frames
+    assert "disk full" in result.comments
+
+
+def test_a_missing_encoder_is_said_before_sampling(host, monkeypatch):
+    monkeypatch.setattr(host.clips, "can_write", lambda ending: ending != ".mp4")
+    with pytest.raises(host.sampler.RefusedError, match="pip install av"):
+        host.run(request(host, formats=["MP4"]))
+    assert host.evaluations == []
+
+
+def test_two_batches_are_two_clips(host, tmp_path):
+    p = request(host)
+    host.runner.before_process(p)
+    frames = [Image.new("RGB", (8, 8), (k, 0, 0)) for k in range(17)]
+    texts = ["grid"] + [f"clip {k // 4}" for k in range(8)]
+    masks = [frames[0]] + [frame for k in range(8) for frame in (frames[1 + k], frames[16])]
+    p.outpath_samples = str(tmp_path)
+    result = host.processing.Processed(masks, texts, list(range(8)), index_of_first_image=1)
+    host.clips.finish(host.built_in.of_request(p), result)
+    clips = [image for image in result.images if isinstance(image, str)]
+    assert len(clips) == 2
+    assert result.infotexts == ["clip 0"] * 5 + ["clip 1"] * 5
+    assert result.images[6:] == frames[5:9]
+
+
+# --- options, panel, infotext
+
+def test_names_do_not_meet_those_of_the_sampler():
+    labels = [option.label for option in (*OPTIONS, *MOTION_OPTIONS.values())]
+    assert len(set(labels)) == len(labels)
+
+
+def test_infotext_round_trip(host):
+    options = MotionOptions(model="v3.safetensors", frames=24, fps=7.5, formats=("PNG", "GIF", "WebP"),
+                            loras="zoom:0.5, pan", context=12, overlap=3, closed_loop="A", fuse="mean")
+    line = host.infotext_utils.line_of(options.to_infotext())
+    params = host.infotext_utils.parse(line)
+    assert MotionOptions.from_infotext(params) == options
+    script = host.script(MOTION)
+    components = host.runner.inputs[script.args_from:script.args_to]
+    updates = {id(field.component): field.function(params) for field in host.runner.infotext_fields}
+    assert host.motion_panel.from_arguments([updates[id(component)] for component in components]) == options
+    assert all(field.function({"Sampler": NAME}) in (None, False) for field in script.infotext_fields)
+
+
+def test_the_panel_is_that_of_the_options(host):
+    script = host.script(MOTION)
+    components = host.runner.inputs[script.args_from:script.args_to]
+    assert [component.elem_id.removeprefix(script.elem_id("")) for component in components[1:]] == [
+        option.name for option in host.motion_panel.BASIC + host.motion_panel.ADVANCED]
+    assert components[0].value is False
+    assert host.motion_panel.from_arguments([component.value for component in components]) is None
+    sent = [True, "v1.safetensors", *(component.value for component in components[2:])]
+    assert host.motion_panel.from_arguments(sent) == MotionOptions(model="v1.safetensors")
+
+
+@pytest.mark.parametrize("arguments", [[5], ["v3.safetensors"]])
+def test_arguments_that_are_no_options(host, arguments):
+    with pytest.raises(OptionError, match="one object"):
+        host.motion_panel.from_arguments(arguments)
+
+
+def test_where_files_are_looked_for(host, tmp_path):
+    extension = tmp_path / "ext" / "sd-webui-animatediff" / "model"
+    chosen = tmp_path / "mine" / "deep"
+    for folder in (extension, chosen):
+        folder.mkdir(parents=True)
+    (extension / "a.ckpt").touch()
+    (extension / "notes.txt").touch()
+    (chosen / "b.pth").touch()
+    host.shared.opts.data["animatediff_model_path"] = str(chosen.parent)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "c.pt").touch()
+    host.shared.opts.set("ivmixed_motion_folder", str(own))
+    host.built_in.paths.extensions_dir = str(tmp_path / "ext")
+    found = host.built_in.files()
+    assert found["a.ckpt"] == extension / "a.ckpt" and found["b.pth"] == chosen / "b.pth"
+    assert found["c.pt"] == own / "c.pt" and set(found) == {"a.ckpt", "b.pth", "c.pt", *KINDS}
+
+
+def test_the_infotext_has_the_prompt_as_written(host):
+    text = "0: one\n2: two"
+    p = request(host, prompt=text)
+    host.run(p)
+    p.prompts = p.prompt
+    host.script(MOTION).postprocess_batch_list(p, SimpleNamespace())
+    assert p.prompts == [text] * 4

@@ -1,0 +1,284 @@
+"""The tab txt2vid, with the real gradio and doubles of the hosts (tests/host): what its buttons make."""
+import html
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ivmixed import OptionError, Options, metrics
+from ivmixed.motion import MotionOptions
+
+from .host import NAME, loaded
+from .host.forge_host import HOSTS, loaded_forge
+from .test_webui_motion import MOTION, with_modules
+
+TAB = "ivmixed_txt2vid_"
+PLAIN = {"interval": [0, 0]}
+
+
+@pytest.fixture(params=["a1111", *HOSTS])
+def any_host(request, tmp_path):
+    with (loaded() if request.param == "a1111" else loaded_forge(request.param)) as host:
+        yield prepared(host, tmp_path)
+
+
+@pytest.fixture
+def host(tmp_path):
+    with loaded() as host:
+        yield prepared(host, tmp_path)
+
+
+def prepared(host, folder):
+    with_modules(host, folder)
+    host.shared.opts.outdir_txt2img_samples = str(folder / "pictures")
+    host.load_scripts()
+    return host
+
+
+def wanted(host, **fields):
+    motion = MotionOptions(**{"model": "v3.safetensors", "frames": 4, **fields.pop("motion", {})})
+    own = {"prompt": "a kite", "negative_prompt": "blurry", "styles": [], "sampler": NAME, "scheduler": "Automatic",
+           "steps": 4, "width": 32, "height": 32, "cfg_scale": 7.5, "seed": 5, "by_extension": False, "motion": motion,
+           "options": Options()}
+    return host.module("clip_request").Wanted(**{**own, **fields})
+
+
+def asked_of(host, wanted):
+    """The clip that the API makes of the same."""
+    script = {NAME: [wanted.options.to_dict()], MOTION: [wanted.motion.to_dict()]}
+    p = host.processing.StableDiffusionProcessingTxt2Img(
+        sd_model=host.model, is_api=True, sampler_name=wanted.sampler, scheduler=wanted.scheduler, steps=wanted.steps,
+        cfg_scale=wanted.cfg_scale, seed=wanted.seed, prompt=wanted.prompt, negative_prompt=wanted.negative_prompt,
+        scripts=host.runner, script_args=host.arguments(script))
+    host.run(p)
+    return frames_of(p.latents)
+
+
+def frames_of(latents):
+    pictures = (latents[:, :3].float() / 6 + 0.5).clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return (255 * pictures.permute(0, 2, 3, 1).numpy()).astype(np.uint8)
+
+
+def make(host, wanted, how="make"):
+    host.shared.state.begin("task")
+    return getattr(host.module("clip_request"), how)(wanted)
+
+
+# --- the clips
+
+def test_a_clip_is_that_of_the_api(any_host):
+    given = wanted(any_host)
+    clip, = make(any_host, given)
+    frames = asked_of(any_host, given)
+    assert clip.evaluations == 14 and clip.seed == 5 and not clip.interrupted
+    assert np.array_equal(clip.poster, frames[0])
+    assert clip.measures == {name: measure(frames) for name, measure in (
+        ("sharpness", metrics.sharpness), ("flicker", metrics.flicker), ("motion", metrics.motion))}
+    with Image.open(clip.file) as moving:
+        assert moving.n_frames == 4
+        assert f"{NAME}: 14 evaluations" in moving.info["comment"].decode()
+    assert f"{NAME}: 14 evaluations" in clip.infotext and "Seed: 5" in clip.infotext
+
+
+def test_any_sampler_makes_one(any_host):
+    clip, = make(any_host, wanted(any_host, sampler="Euler"))
+    assert clip.evaluations is None and clip.title == "Euler"
+    assert len(any_host.evaluations) == 4
+
+
+def test_a_comparison_is_of_one_seed(any_host):
+    given = wanted(any_host, seed=-1)
+    plain, mixed = make(any_host, given, "compare")
+    assert (plain.title, mixed.title) == ("plain", NAME)
+    assert (plain.evaluations, mixed.evaluations) == (4, 14)
+    assert plain.seed == mixed.seed >= 0
+    for clip, options in (plain, Options(interval=(0, 0))), (mixed, Options()):
+        frames = asked_of(any_host, wanted(any_host, seed=plain.seed, options=options))
+        assert np.array_equal(clip.poster, frames[0])
+        assert clip.measures["flicker"] == metrics.flicker(frames)
+    assert plain.file != mixed.file
+
+
+def test_motion_may_be_animatediffs(host):
+    clip, = make(host, wanted(host, by_extension=True))
+    p = host.clip(frames=4, context=4, version="v3.safetensors", steps=4, seed=5, prompt="a kite", cfg_scale=7.5)
+    frames = frames_of(host.run(p))
+    assert np.array_equal(clip.poster, frames[0]) and clip.measures["flicker"] == metrics.flicker(frames)
+    assert clip.evaluations == 14 and MOTION not in clip.infotext
+    assert clip.file.parent.name == "AnimateDiff"
+    with Image.open(clip.file) as moving:
+        assert moving.n_frames == 4
+
+
+@pytest.mark.parametrize("motion, field", [
+    ({"loras": "zoom"}, "loras"), ({"fuse": "mean"}, "fuse"), ({"model": "elsewhere.safetensors"}, "model")])
+def test_what_animatediff_cannot_is_refused(host, motion, field):
+    with pytest.raises(OptionError) as refused:
+        make(host, wanted(host, by_extension=True, motion=motion))
+    assert refused.value.field == field and host.evaluations == []
+
+
+def test_a_comparison_needs_a_sampler_of_ours(host):
+    with pytest.raises(OptionError, match=r"sampler = 'Euler' is not allowed.*IV-mixed, IV-mixed DPM\+\+ 2M"):
+        make(host, wanted(host, sampler="Euler"), "compare")
+    assert host.evaluations == []
+
+
+def test_what_the_sampler_refuses_is_said(any_host):
+    with pytest.raises(any_host.sampler.RefusedError, match=r"model = 'gone\.safetensors'"):
+        make(any_host, wanted(any_host, motion={"model": "gone.safetensors"}))
+
+
+def test_clips_without_a_moving_file_play_all_the_same(host):
+    clip, = make(host, wanted(host, motion={"formats": ["PNG"]}))
+    assert clip.file.suffix == ".gif"
+    with Image.open(clip.file) as moving:
+        assert moving.n_frames == 4
+
+
+def test_measures_can_be_left_out(host):
+    host.shared.opts.set("ivmixed_measures", False)
+    clip, = make(host, wanted(host))
+    assert clip.measures == {}
+
+
+# --- progress, interrupt
+
+def test_progress_of_a_comparison_is_that_of_its_work(host):
+    seen = []
+    request = host.progress.Request(id_task="task(x)")
+    host.progress.current = "task(x)"
+    host.on_evaluated.append(lambda number: seen.append(host.progress.progressapi(request)["progress"]))
+    make(host, wanted(host, steps=10), "compare")
+    assert len(seen) == 54
+    plain, mixed = 10, 27 + 17 * 0.72
+    assert seen[9] == pytest.approx(plain / (plain + mixed) * 0.9, abs=0.1 * plain / (plain + mixed) + 1e-9)
+    assert seen[10] == pytest.approx(plain / (plain + mixed), abs=0.02)
+    assert seen[-1] == pytest.approx(1, abs=0.02)
+    assert seen == sorted(seen)
+
+
+def test_an_interrupt_ends_a_comparison(host):
+    host.on_evaluated.append(lambda number: number == 2 and host.shared.state.interrupt())
+    made = make(host, wanted(host), "compare")
+    assert [clip.title for clip in made] == ["plain"] and made[0].interrupted
+
+
+# --- the page
+
+class Page:
+    """The components of the tab by their ids, and what its events are given."""
+
+    def __init__(self, host):
+        self.host = host
+        blocks = host.page.blocks
+        self.components = {block.elem_id.removeprefix(TAB): block for block in blocks.values()
+                           if getattr(block, "elem_id", None) and block.elem_id.startswith(TAB)}
+        self.blocks = blocks
+
+    def event(self, name):
+        """The function that a button calls on the server, with its inputs and outputs."""
+        target = self.components[name]._id
+        found = [d for d in self.host.page.dependencies if d["backend_fn"] and any(
+            t == target or (isinstance(t, (tuple, list)) and t[0] == target) for t in d["targets"])]
+        index = self.host.page.dependencies.index(found[0])
+        return self.host.page.fns[index].fn, [self.blocks[i] for i in found[0]["inputs"]], found[0]["outputs"]
+
+    def press(self, name, shown=(), **values):
+        function, inputs, outputs = self.event(name)
+        given = []
+        for component in inputs:
+            elem_id = (getattr(component, "elem_id", None) or "").removeprefix(TAB)
+            given.append(values[elem_id] if elem_id in values else getattr(component, "value", None))
+        given[:2] = ["task(x)", list(shown)]
+        result = function(*given)
+        assert len(result) == len(outputs)
+        return SimpleNamespace(**dict(zip(("clip", "infotext", "strip", "shown", "log"), result)))
+
+
+SMALL = {"steps": 4, "width": 32, "height": 32, "seed": 7, "motion_frames": 4, "motion_model": "v3.safetensors",
+         "prompt": "a kite", "neg_prompt": "blurry"}
+
+
+@pytest.fixture
+def page(host):
+    return Page(host)
+
+
+def text_of(markup):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", markup))).strip()
+
+
+def test_the_tab_begins_with_the_sampler_and_its_panel(page):
+    assert page.components["sampling"].value == NAME
+    assert page.components["ivmixed_open-checkbox"].value is True
+    assert page.components["by"].choices[0] in ("AnimateDiff extension", ("AnimateDiff extension",) * 2)
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_where_animatediff_has_no_effect_it_is_not_offered(kind, tmp_path):
+    with loaded_forge(kind) as host:
+        radio = Page(prepared(host, tmp_path)).components["by"]
+    assert len(radio.choices) == (2 if kind == "forge_previous" else 1)
+    assert radio.visible == (kind == "forge_previous")
+
+
+def test_generate_shows_the_clip_and_its_settings(page):
+    shown = page.press("generate", by="built-in motion", **SMALL)
+    assert shown.clip.count("<figure>") == 1
+    assert re.search(r'<img src="file=[^"]*/IV-mixed/[^"]*\.gif" alt="IV-mixed">', shown.clip)
+    assert "Evaluations 14 Seconds" in text_of(shown.clip) and "Flicker" in shown.clip
+    assert "a kite" in shown.infotext and "Seed: 7" in shown.infotext
+    (poster, label), = shown.strip["value"]
+    assert label == "seed 7" and poster.size == (32, 32)
+    assert page.host.errors.reports == []
+
+
+def test_compare_shows_both(page):
+    first = page.press("generate", by="built-in motion", **SMALL)
+    shown = page.press("compare", shown=first.shown, by="built-in motion", **SMALL)
+    assert re.findall(r"<figcaption>([^<]*)", shown.clip) == ["plain", "IV-mixed"]
+    assert "plain IV-mixed Evaluations 4 14 Seconds" in text_of(shown.clip)
+    assert [poster.size for poster, _ in shown.strip["value"]] == [(64, 32), (32, 32)]
+    choose = page.host.module("txt2vid").choose
+    assert choose(shown.shown, SimpleNamespace(index=1)) == [first.clip, first.infotext]
+
+
+def test_the_panel_of_the_tab_acts(page):
+    shown = page.press("generate", by="built-in motion", ivmixed_gamma_go_start=6, ivmixed_interval_end=50, **SMALL)
+    assert "IV-mixed gamma go: 6 to 4" in shown.infotext and "IV-mixed interval: 0 to 50" in shown.infotext
+
+
+def test_the_strip_has_the_last_clips_alone(page):
+    entry = page.host.module("txt2vid").Shown("page", "infotext", Image.new("RGB", (8, 8)), "label")
+    shown = page.press("generate", shown=[entry] * 12, by="built-in motion", **SMALL)
+    assert len(shown.shown) == len(shown.strip["value"]) == 12
+    assert shown.shown[1] is entry and shown.shown[0] is not entry
+
+
+def test_the_page_says_what_is_wrong(any_host):
+    page = Page(any_host)
+    shown = page.press("generate", by="built-in motion", **{**SMALL, "ivmixed_interval_start": 80,
+                                                          "ivmixed_interval_end": 20})
+    assert "interval = (80, 20) is not allowed" in html.unescape(shown.log)
+    assert "value" not in shown.clip
+    shown = page.press("generate", by="built-in motion", **{**SMALL, "motion_model": "gone"})
+    assert "model = 'gone' is not in the folders" in html.unescape(shown.log)
+    assert page.press("generate", by="built-in motion", **SMALL).infotext
+
+
+def test_infotext_comes_back_into_the_tab(page):
+    shown = page.press("generate", by="built-in motion", ivmixed_z_percent=50, **{
+        **SMALL, "steps": 5, "motion_fps": 12})
+    fields = page.host.infotext_utils.paste_fields["ivmixed_txt2vid"]
+    params = page.host.infotext_utils.parse(shown.infotext.split("\n")[-1])
+    size = dict(zip(("Size-1", "Size-2"), params["Size"].split("x")))
+    updates = page.host.infotext_utils.pasted(fields, {**params, **size})
+    pasted = {component.elem_id.removeprefix(TAB): update.get("value")
+              for (component, _), update in zip(fields, updates)}
+    assert {name: pasted[name] for name in ("sampling", "steps", "seed", "width", "motion_frames", "motion_fps",
+                                            "motion_model", "ivmixed_z_percent")} == {
+        "sampling": NAME, "steps": 5, "seed": 7, "width": 32, "motion_frames": 4, "motion_fps": 12,
+        "motion_model": "v3.safetensors", "ivmixed_z_percent": 50}

@@ -128,20 +128,22 @@ class WebUI:
         """What the script that gives the motion is told."""
         clip = {"model": self.module, "frames": 2, "context": 2, "closed_loop": "N", **clip}
         if self.motion == BUILT_IN:
-            return {**clip, "formats": ["GIF", "PNG"]}
+            return {"formats": ["GIF", "PNG"], **clip}
         return {"enable": True, "model": clip["model"], "video_length": clip["frames"], "batch_size": clip["context"],
                 "closed_loop": clip["closed_loop"], "format": ["GIF", "Frame"]}
 
     def generate(self, kind="txt2img", *, clip=True, options=None, module=None, frames=2, context=None,
-                 closed_loop="N", left_out=(), **fields):
-        """A still or a clip; ``options`` go to IV-mixed, ``fields`` to the host."""
+                 closed_loop="N", motion=None, left_out=(), **fields):
+        """A still or a clip; ``options`` go to IV-mixed, ``motion`` to the script that gives it, ``fields`` to the
+        host."""
         payload = {"prompt": "a photo of an astronaut", "negative_prompt": "blurry", "sampler_name": "Euler",
                    "steps": 2, "seed": 1, "cfg_scale": 7, "width": 64, "height": 64, "save_images": False, **fields}
         payload = {key: value for key, value in payload.items() if key not in left_out}
-        scripts = payload.setdefault("alwayson_scripts", {})
+        scripts = payload["alwayson_scripts"] = dict(payload.get("alwayson_scripts", {}))
         if clip:
             scripts[self.motion] = {"args": [self.motion_arguments(
-                model=module or self.module, frames=frames, context=context or frames, closed_loop=closed_loop)]}
+                model=module or self.module, frames=frames, context=context or frames, closed_loop=closed_loop,
+                **motion or {})]}
         if options is not None:
             scripts[NAME] = {"args": [options]}
         start = time.monotonic()

@@ -1,0 +1,172 @@
+"""Every option, once, in a running WebUI: the clip is another one, and costs what the plan says."""
+import io
+import os
+
+import pytest
+from PIL import Image
+
+from ivmixed import OPTIONS
+from ivmixed.motion.options import MOTION_OPTIONS
+
+from .test_running_webui import different
+from .webui import BUILT_IN, NAME, Refused, png
+
+pytestmark = pytest.mark.live
+
+STEPS = 5
+RAMP = {"gamma_go": [6, 2]}
+CASES = {  # the option's value, and what else both clips have, with the option and without it
+    "form": ("RR-IV", {}),
+    "gamma_go": ([6, 2], {}),
+    "gamma_back": ([2, 3], {}),
+    "z_percent": (100, {}),
+    "z_pattern": ("first", {"z_percent": 50}),
+    "interval": ([0, 30], {}),
+    "image_prompt": ("an (oil painting:1.2) of a horse", {}),
+    "image_negative_prompt": ("a photo", {}),
+    "loop_order": ("noise-first", {}),
+    "active_percent": (50, {}),
+    "back_moves": ("reuse", {}),
+    "fresh_percent": (50, {}),
+    "reused": ("features", {"back_moves": "reuse"}),
+    "gamma_go_curve": ("0=6 50=2 100=4", {}),
+    "gamma_back_curve": ([[0, 2], [60, 6]], {}),
+    "guidance_rescale": (0.7, {}),
+    "rho": (1, RAMP),
+    "schedule_match": ("timestep", {}),
+    "above_sigma_max": ("skip", {}),
+    "image_size": ("128x128", {}),
+    "image_resize": ("nearest", {"image_size": "128x128"}),
+    "gamma_image_go": ([6, 2], {}),
+    "gamma_image_back": ([2, 3], {}),
+    "gamma_video_go": ([6, 2], {}),
+    "gamma_video_back": ([2, 3], {}),
+}
+APART = {"image_checkpoint", "controlnet"}
+"""Options that need more than the request: they have tests of their own."""
+
+
+@pytest.fixture(scope="module")
+def clips(webui, before):
+    """Clips by what they are made with, each made once."""
+    made = {}
+
+    def clip(fields=None, **options):
+        key = repr((sorted(options.items()), fields))
+        if key not in made:
+            made[key] = webui.mixed(steps=STEPS, options=options, **(fields or {}))
+        return made[key]
+    return clip
+
+
+def planned(webui, **options):
+    cost = webui.call("/ivmixed/v1/plan", {"steps": STEPS, "options": options})["cost"]
+    return f"{cost['evaluations']} evaluations"
+
+
+def test_none_is_left_out():
+    assert CASES.keys() | APART == {option.name for option in OPTIONS}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_option(webui, clips, name):
+    value, others = CASES[name]
+    try:
+        clip = clips(**others, **{name: value})
+    except Refused as refused:
+        assert refused.status == 422 and name in refused.text
+        pytest.skip(f"refused here: {refused.text}")
+    assert clip.field(NAME) == planned(webui, **others, **{name: value})
+    label = next(option.label for option in OPTIONS if option.name == name)
+    assert clip.field(label) is not None
+    assert different(clip.frames, clips(**others).frames)
+
+
+def test_image_checkpoint(webui, clips, before):
+    loaded = webui.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    names = [model["title"] for model in webui.call("/sdapi/v1/sd-models")]
+    refusals = []
+    for name in names:
+        try:
+            clip = clips(image_checkpoint=name)
+        except Refused as refused:  # one for other networks, or not for this WebUI
+            assert refused.status == 422 and "image_checkpoint" in refused.text
+            refusals.append(refused.text)
+            continue
+        assert clip.field(NAME) == planned(webui)
+        # the loaded one's own file is the default, to the bit
+        assert different(clip.frames, clips().frames) if name != loaded else clip.frames == clips().frames
+    assert webui.call("/sdapi/v1/options")["sd_model_checkpoint"] == loaded
+    assert webui.generate().frames == before["clip"]
+    if len(refusals) >= len(names) - 1:
+        pytest.skip(f"no other checkpoint that fits: {refusals}")
+
+
+def test_controlnet(webui, clips):
+    models = []
+    if webui.has("ControlNet"):
+        models = [name for name in webui.call("/controlnet/model_list")["model_list"] if name != "None"]
+    if not models:
+        pytest.skip("no ControlNet in this WebUI, or no model for it")
+    unit = {"enabled": True, "module": "none", "model": models[0], "image": png(), "weight": 1.0}
+    fields = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+    both, video, image = (clips(fields, controlnet=model) for model in ("both", "video", "image"))
+    neither = clips()
+    assert all(clip.field(NAME) == planned(webui) for clip in (both, video, image))
+    assert all(different(a.frames, b.frames) for a, b in ((both, video), (both, image), (video, image)))
+    assert all(different(clip.frames, neither.frames) for clip in (both, video, image))
+
+
+def durations(file):
+    image = Image.open(io.BytesIO(file))
+    for k in range(image.n_frames):
+        image.seek(k)
+        yield image.info["duration"]
+
+
+class TestBuiltInMotion:
+    """Of 6 frames in windows of 4."""
+
+    LONG = {"frames": 6, "context": 4, "steps": 1, "sampler_name": "Euler"}
+    SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse"}
+
+    @pytest.fixture(autouse=True)
+    def of_the_extension(self, webui):
+        if webui.motion != BUILT_IN:
+            pytest.skip("the motion is another extension's")
+
+    def test_none_is_left_out(self):
+        assert MOTION_OPTIONS.keys() == self.SEEN  # model: test_every_motion_module
+
+    def test_frames_and_context(self, webui):
+        clip = webui.generate(**self.LONG)
+        assert len(clip.frames) == 6
+        assert different(clip.frames, webui.generate(**{**self.LONG, "context": 6}).frames)
+
+    @pytest.mark.parametrize("motion", [{"overlap": 2}, {"stride": 2}, {"closed_loop": "A"}, {"fuse": "mean"}], ids=str)
+    def test_windows(self, webui, motion):
+        plain, other = webui.generate(**self.LONG), webui.generate(**self.LONG, motion=motion)
+        assert len(other.frames) == 6 and other.frames != plain.frames  # a frame may lie in the same windows
+        assert other.field("IV-mixed motion " + next(iter(motion)).replace("_", " ")) is not None
+
+    def test_frames_a_second(self, webui):
+        assert set(durations(webui.generate(steps=1, motion={"fps": 5}).files[0])) == {200}
+
+    @pytest.mark.parametrize("kind, magic", [("GIF", b"GIF8"), ("WebP", b"RIFF"), ("PNG", b"\x89PNG"),
+                                             ("MP4", b"ftyp"), ("WebM", b"\x1aE\xdf\xa3")])
+    def test_formats(self, webui, kind, magic):
+        try:
+            clip = webui.generate(steps=1, motion={"formats": [kind]})
+        except Refused as refused:
+            assert kind in ("MP4", "WebM") and refused.status == 422 and "av" in refused.text
+            pytest.skip(f"this WebUI has no encoder: {refused.text}")
+        assert any(magic in file[:12] for file in clip.files)
+
+    def test_motion_loras(self, webui):
+        lora = os.environ.get("WEBUI_MOTION_LORA")
+        v2 = [name for name in webui.motion_modules() if "v2" in name]
+        if not (lora and v2):
+            pytest.skip("no motion LoRA named by WEBUI_MOTION_LORA, or no v2 module for it")
+        plain, half, none = (webui.generate(module=v2[0], steps=1, motion={"loras": f"{lora}:{weight}"} if weight else {})
+                             for weight in ("", "0.5", "0"))
+        assert different(plain.frames, half.frames) and none.frames == plain.frames

@@ -34,9 +34,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
     "released-videocrafter": Preset(
         "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
         "videocrafter"),
-    "box": Preset("what suits the small model that comes along: no extra loop at high noise",
-                  Options(interval=(60, 100)), None, model="box"),
+    "box": Preset("what suits the small model that comes along: the extra loop in every eighth step",
+                  Options(active_percent=12.5), None, model="box"),
     "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), None),
 })
-"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box" was measured, see docs/standalone.md,
-"balanced" and "fast" too, see docs/benchmarks.md."""
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box", "balanced" and "fast" were measured, see
+docs/benchmarks.md."""

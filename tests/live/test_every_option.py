@@ -124,11 +124,12 @@ def durations(file):
         yield image.info["duration"]
 
 
-class TestBuiltInMotion:
-    """Of 6 frames in windows of 4."""
+LONG = {"frames": 7, "context": 4, "steps": 1, "sampler_name": "Euler"}
+SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse"}
 
-    LONG = {"frames": 6, "context": 4, "steps": 1, "sampler_name": "Euler"}
-    SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse"}
+
+class TestBuiltInMotion:
+    """Of 7 frames in windows of 4."""
 
     @pytest.fixture(autouse=True)
     def of_the_extension(self, webui):
@@ -136,17 +137,17 @@ class TestBuiltInMotion:
             pytest.skip("the motion is another extension's")
 
     def test_none_is_left_out(self):
-        assert MOTION_OPTIONS.keys() == self.SEEN  # model: test_every_motion_module
+        assert MOTION_OPTIONS.keys() == SEEN  # model: test_every_motion_module
 
     def test_frames_and_context(self, webui):
-        clip = webui.generate(**self.LONG)
-        assert len(clip.frames) == 6
-        assert different(clip.frames, webui.generate(**{**self.LONG, "context": 6}).frames)
+        clip = webui.generate(**LONG)
+        assert len(clip.frames) == 7
+        assert different(clip.frames, webui.generate(**{**LONG, "context": 7}).frames)
 
     @pytest.mark.parametrize("motion", [{"overlap": 2}, {"stride": 2}, {"closed_loop": "A"}, {"fuse": "mean"}], ids=str)
     def test_windows(self, webui, motion):
-        plain, other = webui.generate(**self.LONG), webui.generate(**self.LONG, motion=motion)
-        assert len(other.frames) == 6 and other.frames != plain.frames  # a frame may lie in the same windows
+        plain, other = webui.generate(**LONG), webui.generate(**LONG, motion=motion)
+        assert len(other.frames) == 7 and other.frames != plain.frames  # a frame may lie in the same windows
         assert other.field("IV-mixed motion " + next(iter(motion)).replace("_", " ")) is not None
 
     def test_frames_a_second(self, webui):
@@ -167,6 +168,6 @@ class TestBuiltInMotion:
         v2 = [name for name in webui.motion_modules() if "v2" in name]
         if not (lora and v2):
             pytest.skip("no motion LoRA named by WEBUI_MOTION_LORA, or no v2 module for it")
-        plain, half, none = (webui.generate(module=v2[0], steps=1, motion={"loras": f"{lora}:{weight}"} if weight else {})
-                             for weight in ("", "0.5", "0"))
+        plain, half, none = (webui.generate(module=v2[0], steps=1, motion=motion)
+                             for motion in ({}, {"loras": f"{lora}:0.5"}, {"loras": f"{lora}:0"}))
         assert different(plain.frames, half.frames) and none.frames == plain.frames

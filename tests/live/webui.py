@@ -141,9 +141,9 @@ class WebUI:
         payload = {key: value for key, value in payload.items() if key not in left_out}
         scripts = payload["alwayson_scripts"] = dict(payload.get("alwayson_scripts", {}))
         if clip:
-            scripts[self.motion] = {"args": [self.motion_arguments(
-                model=module or self.module, frames=frames, context=context or frames, closed_loop=closed_loop,
-                **motion or {})]}
+            scripts[self.motion] = {"args": [self.motion_arguments(**{
+                "model": module or self.module, "frames": frames, "context": context or frames,
+                "closed_loop": closed_loop, **(motion or {})})]}
         if options is not None:
             scripts[NAME] = {"args": [options]}
         start = time.monotonic()

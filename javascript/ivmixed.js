@@ -8,7 +8,10 @@
 (() => {
     const PAUSE = 150; // ms after the last change of many, as a slider makes
     const PATIENCE = 2000; // ms at most for which an open list of presets is left open
+    const LOST = 10000; // ms after which an answer is not waited for any more
     const waiting = {};
+    const asked = {}; // when the answer was asked for that has not come yet
+    const outdated = new Set(); // what changed since: two questions at a time may be answered in the wrong order
 
     /** Called by the page for every change of a setting; `button` is the id of the hidden one that asks the server. */
     window.ivMixedChanged = (button, patience = PATIENCE) => {
@@ -16,10 +19,25 @@
         waiting[button] = setTimeout(() => {
             const list = gradioApp().querySelector(`#${button.replace(/refresh$/, "preset")} ul`);
             if (list && patience > 0) ivMixedChanged(button, patience - PAUSE); // the answer would close it
-            else gradioApp().getElementById(button)?.click();
+            else ask(button);
         }, PAUSE);
         return [];
     };
+
+    function ask(button) {
+        if (Date.now() - (asked[button] ?? -LOST) < LOST) {
+            outdated.add(button);
+            return;
+        }
+        asked[button] = Date.now();
+        outdated.delete(button);
+        gradioApp().getElementById(button)?.click();
+    }
+
+    function answered(button) {
+        delete asked[button];
+        if (outdated.has(button)) ask(button);
+    }
 
     /** Presets were saved, renamed or deleted in one panel: the others ask for the list, and how it is called now. */
     function tellOthers(message) {
@@ -143,6 +161,10 @@
     const resized = new ResizeObserver((entries) => entries.forEach((entry) => draw(entry.target)));
 
     onUiUpdate(() => {
+        for (const price of gradioApp().querySelectorAll("[id$=_ivmixed_price] [data-answer]:not([data-seen])")) {
+            price.dataset.seen = "";
+            answered(price.closest("[id$=_ivmixed_price]").id.replace(/price$/, "refresh"));
+        }
         for (const message of gradioApp().querySelectorAll("[id$=_ivmixed_preset_message] [role=status]:not([data-seen])")) {
             message.dataset.seen = "";
             tellOthers(message);

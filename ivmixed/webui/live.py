@@ -7,6 +7,7 @@ where it was changed in one. The plan is made here alone.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,7 @@ host has all."""
 LAST = "{tab}_gallery"
 """The host makes it when all of these are there."""
 
-
-LATEST = {"trigger_mode": "always_last"} if int(gr.__version__.split(".")[0]) >= 4 else {}
-"""Gradio 4 would leave out what is pressed while an answer is on its way; gradio 3 never does."""
+_answers = itertools.count()
 
 
 class Live:
@@ -59,8 +58,7 @@ def connect(panel: Panel, watched: dict[str, Any]) -> None:
     inputs = [panel.preset, *watched.values(), *panel.components]
     panel.refresh.click(
         lambda preset, *values: look(preset, dict(zip(names, values)), values[len(names):]),
-        inputs=inputs, outputs=[panel.picture, panel.price, panel.preset], show_progress="hidden", queue=False,
-        **LATEST)
+        inputs=inputs, outputs=[panel.picture, panel.price, panel.preset], show_progress="hidden", queue=False)
     for component in inputs[1:]:
         component.change(fn=None, _js=f"() => window.ivMixedChanged?.('{panel.refresh.elem_id}') || []",
                          inputs=[], outputs=[])
@@ -98,11 +96,11 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
         name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
         figure = _figure(options, host, known[name].help if name else "")
     except OptionError as error:
-        return [_words("ivmixed-error", str(error)), _words("ivmixed-words", price), gr.update()]
+        return [_words("ivmixed-error", str(error)), _answer(price), gr.update()]
     name = name or presets.CUSTOM
     # an update closes the list, which may be open just now
     update = gr.update() if name == preset else gr.update(choices=[presets.CUSTOM, *known], value=name)
-    return [figure, _words("ivmixed-words", price), update]
+    return [figure, _answer(price), update]
 
 
 def _plan(options: Options, host: dict[str, Any]) -> Any:
@@ -140,6 +138,11 @@ def _description(data: dict[str, Any]) -> str:
 
 def _words(kind: str, text: str) -> str:
     return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
+
+
+def _answer(price: str) -> str:
+    """The price; no two answers are the same, so that the page sees each come."""
+    return f'<p class="ivmixed-words" data-answer="{next(_answers)}">{html.escape(price)}</p>'
 
 
 def choose(name: str, with_cfg_scale: bool) -> list[Any]:

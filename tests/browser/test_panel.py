@@ -48,6 +48,14 @@ class Tab:
         self.page.wait_for_selector(f"{self.PREFIX}picture svg")
         return self
 
+    def settle(self):
+        """Waits until no answer of the server comes any more: each draws the panel anew."""
+        before, price = None, self.find("price").locator("p")
+        while (now := price.get_attribute("data-answer")) != before:
+            before = now
+            self.page.wait_for_timeout(1000)
+        return self
+
     def set(self, selector, value):
         field = self.page.locator(f"{selector} input[type=number]")
         field.fill(str(value))
@@ -140,6 +148,19 @@ def test_what_is_refused_is_said_at_once(tab):
     tab.says("picture", "evaluations")
 
 
+def test_a_late_answer_does_not_undo_a_newer_one(tab):
+    tab.open().recognises("paper")
+    held = []
+    tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
+    tab.set(PREFIX + "gamma_back_end", 9)
+    tab.page.wait_for_timeout(1000)
+    tab.set(PREFIX + "gamma_back_end", 4)
+    tab.page.wait_for_timeout(1000)
+    held[0].continue_()
+    tab.recognises("custom")
+    tab.recognises("paper")
+
+
 @pytest.mark.parametrize("name", ["paper-videocrafter", "plain"])
 def test_a_preset_in_one_click(tab, name):
     tab.open()
@@ -197,7 +218,7 @@ def test_separate_gammas_come_when_asked_for(tab):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
     with Tab(browser, url, theme, width) as tab:
-        tab.open()
+        tab.open().settle()
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
         panel = tab.find("open").bounding_box()
         drawn = tab.find("picture").locator(".ivmixed-drawing > svg").bounding_box()

@@ -5,6 +5,7 @@ DeepCache, Ma et al., CVPR 2024, arXiv 2312.00858, section 3 (there between step
 """
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,39 +30,31 @@ class DeepFeatures:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Within the block the network runs whole, and what its deep layers give is kept."""
+        """Within the block the network runs whole, and what its deep layers give is kept, with what hooks behind them
+        make of it."""
         self._outputs.clear()
         first: torch.nn.Module | None = None
 
-        def recording(layer: torch.nn.Module) -> Any:
-            whole = layer.forward
+        def keep(layer: torch.nn.Module, args: Any, output: Any) -> None:
+            nonlocal first
+            first = first or layer
+            if layer is not first:  # else the output before it was the last of another call
+                self._outputs[-1] = _hollow(self._outputs[-1])
+            self._outputs.append(output)
 
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                nonlocal first
-                first = first or layer
-                output = whole(*args, **kwargs)
-                if layer is not first:  # else the output before it was the last of another call
-                    self._outputs[-1] = _hollow(self._outputs[-1])
-                self._outputs.append(output)
-                return output
-
-            return forward
-
-        with self._in_place_of_each(recording):
+        with ExitStack() as stack:
+            for layer in self._layers:
+                stack.callback(layer.register_forward_hook(keep).remove)
             yield
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Within the block the deep layers give what was kept, without computing anything."""
         outputs = iter(self._outputs)
-        with self._in_place_of_each(lambda layer: lambda *args, **kwargs: next(outputs)):
-            yield
-
-    @contextmanager
-    def _in_place_of_each(self, forward_of: Any) -> Iterator[None]:
         with ExitStack() as stack:
             for layer in self._layers:
-                stack.enter_context(replaced(layer, "forward", forward_of(layer)))
+                stack.enter_context(replaced(layer, "forward", lambda *args, **kwargs: next(outputs)))
+                stack.enter_context(replaced(layer, "_forward_hooks", OrderedDict()))
             yield
 
 

@@ -279,8 +279,8 @@ class Options(OptionSet):
     )
     image_prompt: str = declare(
         "text", "", "IV-mixed image prompt", spelled="a text; or nothing", of_clip=True,
-        help="Prompt of the image model alone: that of the clip where nothing is given. In AUTOMATIC1111, LoRAs in it "
-             "are for the image model alone, which then has a UNet of its own in memory",
+        help="Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
+             "for the image model alone, which then has a UNet of its own in memory",
     )
     image_negative_prompt: str = declare(
         "text", "", "IV-mixed image negative prompt", spelled="a text; or nothing", of_clip=True,
@@ -289,13 +289,11 @@ class Options(OptionSet):
     image_checkpoint: str = declare(
         "text", "", "IV-mixed image checkpoint", of_clip=True, webui=True,
         spelled="a checkpoint of the WebUI's list, by name or hash; or nothing",
-        help="Another checkpoint as the image model, of the kind of the loaded one and held in memory beside it; "
-             "AUTOMATIC1111 and SD 1.5 only",
+        help="Another checkpoint as the image model, of the kind of the loaded one and held in memory beside it",
     )
     controlnet: str = declare(
         "choice", "both", "IV-mixed ControlNet", choices=("both", "video", "image"), advanced=True, webui=True,
-        help="The model that ControlNet and IP-Adapter act on: both, the video or the image model alone; "
-             "AUTOMATIC1111 only",
+        help="The model that ControlNet and IP-Adapter act on: both, the video or the image model alone",
     )
     loop_order: str = declare(
         "choice", "denoise-first", "IV-mixed loop order", choices=("denoise-first", "noise-first", "animatediff"),

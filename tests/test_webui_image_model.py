@@ -461,15 +461,3 @@ def test_the_image_model_hears_its_own_words_on_forge(kind, cfg_scale):
             words = told(host, uncond, cond, 4)  # uncond comes first
             heard = contexts(evaluation)
             assert torch.equal(heard, words[-len(heard):]) and (len(heard) == 8 or move.kind == "ordinary")
-
-
-@pytest.mark.parametrize("options, words", [
-    ({"image_checkpoint": "other"}, "another checkpoint is AUTOMATIC1111's only"),
-    ({"image_prompt": f"a castle {LORA}"}, "LoRAs for the image model alone are AUTOMATIC1111's only"),
-    ({"controlnet": "video"}, "controlnet = 'video' is not allowed; allowed: 'both' on this WebUI"),
-])
-def test_forge_says_what_it_has_not(options, words):
-    with loaded_forge("forge_main") as host:
-        with pytest.raises(HTTPException) as refused:
-            host.run(host.clip(options=options, **ONE_WINDOW))
-        assert words in refused.value.detail and host.evaluations == []

@@ -15,7 +15,7 @@ from modules import shared
 from .. import OptionError, Options, Plan, Schedule
 from ..features import DeepFeatures
 from ..patch import replaced
-from . import animatediff, built_in_a1111, controlnet, image_model, lora, settings, words
+from . import animatediff, built_in_a1111, checkpoints, controlnet, image_model, lora, settings, words
 from .image_model import ImageModel
 from .sampler import Run, Sampler
 from .words import Words
@@ -79,8 +79,6 @@ class _Run(Run):
             self.image = _image_denoiser(sampler.model_wrap_cfg.inner_model, motion, sampler.p.scripts)
         self.answers: dict[str, list[Tensor]] = {}
         """What the network gave in each model's latest evaluation, where the plan will need it again."""
-        self.controlled = "both"
-        """The model that ControlNet acts on."""
         self.image_model: ImageModel | None = None
         """The image model, where it is not the loaded checkpoint."""
         self.features: dict[str, DeepFeatures] = {}
@@ -88,17 +86,9 @@ class _Run(Run):
 
     def check(self, options: Options, frames: int) -> None:
         super().check(options, frames)
-        self.controlled = options.controlnet
-        image_model.chosen(options)
-        words.without_networks(options)
         if options.image_size is not None and controlnet.controls(self.sampler.p.scripts):
             raise OptionError("image_size", options.image_size, "nothing with ControlNet, whose images have the clip's "
                               "size")
-        # context windows lie elsewhere in every step
-        if frames > self.motion.context and options.reused == "features" and options.fresh_percent < 100:
-            raise OptionError(
-                "fresh_percent", options.fresh_percent, "100 with reused 'features' and more frames than the "
-                "context: motion's windows lie elsewhere in every step, so a step's features serve that step alone")
 
     def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
         super().start(plan, host_callback)
@@ -107,7 +97,7 @@ class _Run(Run):
             self.features = {model: DeepFeatures(layers) for model in ("video", "image")}
 
     def words_of(self, options: Options) -> Words | None:
-        p, checkpoint = self.sampler.p, image_model.chosen(options)
+        p, checkpoint = self.sampler.p, checkpoints.chosen(options)
         prompt, networks = words.without_networks(options)
         negative = options.image_negative_prompt
         if checkpoint is None and not networks:

@@ -51,6 +51,12 @@ def remove(sd_model: Any) -> None:
         extension.restore(sd_model)
 
 
+def travelled(params: Any, cond: Any) -> Any:
+    """The prompts of a step, (frames, ...), blended between the frames that have one by a clip's settings."""
+    closed = params.video_length > params.batch_size and params.closed_loop in ("R+P", "A")
+    return params.prompt_scheduler.multi_cond(cond, closed)
+
+
 class Motion:
     """The motion that AnimateDiff has put into the UNet for the clip being sampled."""
 
@@ -84,9 +90,7 @@ class Motion:
 
     def travelled(self, cond: Any) -> Any:
         """The prompts of a step, (frames, ...), blended between the frames that have one (prompt travel)."""
-        params = self._extension.ad_params
-        closed = params.video_length > params.batch_size and params.closed_loop in ("R+P", "A")
-        return params.prompt_scheduler.multi_cond(cond, closed)
+        return travelled(self._extension.ad_params, cond)
 
     @contextmanager
     def left_out(self, *others: torch.nn.Module) -> Iterator[None]:

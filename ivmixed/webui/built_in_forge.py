@@ -6,7 +6,7 @@ for all rows at once, and what it gave is cut to the window's rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..motion import MotionError, attach
 from ..motion.attach import TAKEN
 from ..patch import replaced
 from . import host
-from .forge_motion import inner_modifiers, is_motion, on_table, tables_after_errors
+from .forge_motion import inner_modifiers, is_motion, network_call, on_table, tables_after_errors
 from .motion import Clip, of_request
 
 
@@ -101,6 +101,8 @@ class Motion:
     def __init__(self, clip: Clip):
         self._clip = clip
         self.checkpoint_sigmas = clip.checkpoint_sigmas
+        self.context = clip.context
+        self.travelled = clip.blended
 
     @classmethod
     def of_clip(cls, p: Any, frames: int) -> Motion | None:
@@ -120,11 +122,17 @@ class Motion:
 
     def left_out(self, model_options: dict[str, Any]) -> dict[str, Any]:
         """The options with which the UNet is the checkpoint's own, to the bit."""
-        wrapper = model_options.get("model_function_wrapper")
+        whole = network_call(model_options)
 
         def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
             with replaced(self._clip, "left_out", True):
-                if wrapper is None:
-                    return apply_model(info["input"], info["timestep"], **info["c"])
-                return wrapper(apply_model, info)  # type: ignore[no-any-return]
+                return whole(apply_model, info)
         return {**model_options, "model_function_wrapper": call}
+
+    def around(self, network: Any) -> AbstractContextManager[None]:
+        """Within the block a network that is not the clip's takes as many frames at a time."""
+        return replaced(network, "apply_model", _in_windows(self._clip, network.apply_model))
+
+    def outermost(self, model_options: dict[str, Any], last: int) -> dict[str, Any]:
+        """The options where deep features serve again: as they are, since motion acts behind layers that run."""
+        return model_options

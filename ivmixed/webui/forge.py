@@ -10,21 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
 from modules_forge import main_thread
 from torch import Tensor
 
-from modules import script_callbacks
+from modules import script_callbacks, sd_models
+from modules.timer import Timer
 
-from .. import NonFiniteError, OptionError, Options, Schedule
+from .. import NonFiniteError, OptionError, Options, Plan, Schedule, make_plan
+from ..features import DeepFeatures
 from ..patch import replaced
-from . import built_in_forge, words
-from .forge_motion import Motion, motion_schedule, note_tables, on_table, tables_after_errors
+from . import built_in_forge, checkpoints, forge_controlnet, forge_image_model, words
+from .forge_image_model import ImageModel, loras_of
+from .forge_motion import Motion, motion_schedule, network_call, note_tables, on_table, tables_after_errors
 from .panel import options_of
 from .sampler import RefusedError, Run, Sampler
 from .words import Words
+
+NetworkCall = Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]
+"""How the host calls the network, ``call(apply_model, info)``: its ``model_function_wrapper``."""
+MANY_STEPS = 1000
+"""Enough that a plan without image evaluations has none with fewer steps either."""
 
 
 class ForgeRun(Run):
@@ -45,26 +54,22 @@ class ForgeRun(Run):
             self.image_sigmas = sampler.image_sigmas.to(sampler.network_table.sigmas.device)
         self.remembered: dict[str, _Memory] = {}
         """Of each model's latest evaluation, where the plan will need it again."""
+        self.features: dict[str, _Features] = {}
+        """What the deep layers of the UNet gave in it, where the plan will need that again."""
 
     def schedules(self) -> tuple[Schedule, Schedule]:
         video = self.sampler.network_table.sigmas
         return Schedule.from_sigmas(video.tolist()), Schedule.from_sigmas(self.image_sigmas.tolist())
 
-    def check(self, options: Options, frames: int) -> None:
-        super().check(options, frames)
-        if options.reused == "features":
-            raise OptionError("reused", options.reused, "'prediction' on this WebUI: features are AUTOMATIC1111's only")
-        if options.image_checkpoint:
-            raise OptionError("image_checkpoint", options.image_checkpoint, "nothing on this WebUI: another checkpoint "
-                              "is AUTOMATIC1111's only")
-        if options.controlnet != "both":
-            raise OptionError("controlnet", options.controlnet, "'both' on this WebUI")
-        if words.without_networks(options)[1]:
-            raise OptionError("image_prompt", options.image_prompt, "no <lora:...> on this WebUI: LoRAs for the image "
-                              "model alone are AUTOMATIC1111's only")
-
     def words_of(self, options: Options) -> Words | None:
         return self.sampler.image_words
+
+    def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
+        super().start(plan, host_callback)
+        if plan.reuses("features"):
+            network = self.sampler.unet.model
+            own = network if self.sampler.image_model is None else self.sampler.image_model.unet.model
+            self.features = {"video": _Features(network.diffusion_model), "image": _Features(own.diffusion_model)}
 
     def settings(self) -> dict[str, Any]:
         # where a host reads NGMS from the settings instead of the sampler's argument
@@ -84,23 +89,43 @@ class ForgeRun(Run):
             options = self.motion.watched(options)
         with ExitStack() as stack:
             if move.model == "image":
-                stack.enter_context(on_table(self.sampler.network_table, self.image_sigmas))
+                self._ask_image_model(unet, stack)
+            if self.controlled not in ("both", move.model):
+                stack.enter_context(forge_controlnet.switched_off(unet))
+                options = forge_controlnet.left_out(options)
+            if self.features and move.evaluates:
+                options = self._with_features(options)
             if self.reuses:
                 options["disable_cfg1_optimization"] = True  # uncond is asked too where guidance is 1 now
+            if self.plan.reuses("prediction"):
                 self._remember(options, stack)
             stack.enter_context(replaced(unet, "model_options", options))
             yield
         if watching and not self.motion.seen:
             raise RefusedError(self.motion_is_idle)
 
+    def _ask_image_model(self, unet: Any, stack: ExitStack) -> None:
+        image = self.sampler.image_model
+        if image is not None:
+            stack.enter_context(image.acting(unet))
+            stack.enter_context(self.motion.around(unet.model))
+        stack.enter_context(on_table(self.sampler.network_table, self.image_sigmas))
+
+    def _with_features(self, options: dict[str, Any]) -> dict[str, Any]:
+        move, features = self.move, self.features[self.move.model]
+        if not move.reuse:
+            return {**options, "model_function_wrapper": features.recorder(network_call(options))}
+        shallow = self.motion.outermost(options, features.last) if move.model == "video" else options
+        return {**shallow, "model_function_wrapper": features.replayer(network_call(shallow), network_call(options))}
+
     def _remember(self, options: dict[str, Any], stack: ExitStack) -> None:
-        wrapper, move = options.get("model_function_wrapper"), self.move
+        move = self.move
         if not move.evaluates:
             options["model_function_wrapper"] = self.remembered[move.model].answers()
-            stack.enter_context(replaced(self.sampler.unet, "controlnet_linked_list", None))  # the answer has it in
+            stack.enter_context(forge_controlnet.switched_off(self.sampler.unet))  # the answer has it in
         else:
             memory = self.remembered[move.model] = _Memory()
-            options["model_function_wrapper"] = memory.recorder(wrapper)
+            options["model_function_wrapper"] = memory.recorder(network_call(options))
 
 
 class HiresRun(ForgeRun):
@@ -118,7 +143,9 @@ class ForgeSampler(Sampler):
     image_sigmas: Tensor
     """The noise levels of the checkpoint's own table, one a timestep; while a clip is sampled."""
     image_words: Words | None = None
-    """The image model's own, encoded before the host has made room for the UNet alone."""
+    """The image model's own."""
+    image_model: ImageModel | None = None
+    """The image model, where it is not the loaded checkpoint."""
     run_type = ForgeRun
 
     @staticmethod
@@ -131,6 +158,23 @@ class ForgeSampler(Sampler):
         telling = ExitStack()
         telling.enter_context(replaced(main_thread.Task, "work", _telling(main_thread.Task.work)))
         script_callbacks.on_script_unloaded(telling.close)
+
+    @staticmethod
+    def load_checkpoint(info: Any) -> Any:
+        """A checkpoint of the host's list, loaded as the host does it, and not chosen."""
+        timer = Timer()
+        state = dict(sd_models.get_checkpoint_state_dict(info, timer))  # the host may keep it, and the loader takes out
+        forge_loader = import_module("modules_forge.forge_loader")
+        return forge_loader.load_model_for_a1111(timer, info, state)
+
+    @staticmethod
+    def moved_models() -> list[Any]:
+        """The memory manager's list of what it has moved."""
+        return import_module("ldm_patched.modules.model_management").current_loaded_models  # type: ignore[no-any-return]
+
+    @classmethod
+    def finished(cls, p: Any) -> None:
+        forge_image_model.forget(p, cls.moved_models())
 
     @classmethod
     def prepare(cls, p: Any) -> None:
@@ -164,18 +208,42 @@ class ForgeSampler(Sampler):
     @contextmanager
     def _tables(self, p: Any, frames: int) -> Iterator[None]:
         """Within the block the noise tables are those of a latent of ``frames`` frames; after an error, the host's."""
-        with tables_after_errors(p):
+        with ExitStack() as stack:
+            stack.enter_context(tables_after_errors(p))
+            stack.push(lambda kind, *error: self.finished(p) if kind else None)
             motion = self.motion_of_clip(p, frames)
             if motion is not None:
-                self.image_words = _words_of(p)
-            if motion is None:
-                yield
-            elif isinstance(motion, built_in_forge.Motion):
-                self.image_sigmas = motion.checkpoint_sigmas
-                yield
-            else:
-                with self.video_table():
-                    yield
+                self._tell_image_model(p, motion)
+                if isinstance(motion, built_in_forge.Motion):
+                    self.image_sigmas = motion.checkpoint_sigmas
+                else:
+                    stack.enter_context(self.video_table())
+                if self.image_model is not None:
+                    self.image_sigmas = self.table_of(self.image_model.unet).sigmas
+                    stack.enter_context(self.image_model.beside(self.unet))
+            yield
+
+    def _tell_image_model(self, p: Any, motion: Motion | built_in_forge.Motion) -> None:
+        """Loads the image model, where it is another, and encodes its words: before there is room for UNets alone."""
+        try:
+            options = options_of(p)
+            prompt, loras = words.without_networks(options)
+            checkpoint = checkpoints.chosen(options)
+        except OptionError:
+            return  # refused later, before the first evaluation
+        negative = options.image_negative_prompt
+        if checkpoint is None and not loras:
+            self.image_words = words.own(p, prompt, negative)
+        elif make_plan(options, range(MANY_STEPS, -1, -1)).count("image"):
+            try:
+                info = checkpoint or p.sd_model.sd_checkpoint_info
+                image = self.image_model = ImageModel.of_request(p, info, self.load_checkpoint)
+                with image.chosen(p):
+                    image.patch(options, loras_of(p), loras)
+                    given = words.encoded(p, prompt, negative)
+            except OptionError as error:
+                raise RefusedError(str(error)) from None
+            self.image_words = Words(given, None if prompt else motion.travelled)
 
     @contextmanager
     def video_table(self) -> Iterator[None]:
@@ -191,16 +259,6 @@ class ForgeSampler(Sampler):
     def step_table(self, sigmas: Tensor) -> AbstractContextManager[None]:
         """Within the block the host makes its steps on this table."""
         return on_table(self.model_wrap, sigmas)
-
-
-def _words_of(p: Any) -> Words | None:
-    """The image model's own prompts. Wrong options are refused later, before the first evaluation."""
-    try:
-        options = options_of(p)
-        prompt = words.without_networks(options)[0]
-    except OptionError:
-        return None
-    return words.own(p, prompt, options.image_negative_prompt)
 
 
 def _telling(work: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -233,19 +291,55 @@ class _Memory:
         self.rows: dict[int, list[Tensor]] = {}
         """By the host's mark for cond (0) and uncond (1): the answers in the order of its calls."""
 
-    def recorder(self, wrapper: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-        """In the place of the host's ``model_function_wrapper``, or of the one there."""
+    def recorder(self, ask: NetworkCall) -> NetworkCall:
+        """In the place of ``ask``, the host's way to call the network."""
         def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
-            if wrapper is None:
-                out = apply_model(info["input"], info["timestep"], **info["c"])
-            else:
-                out = wrapper(apply_model, info)
+            out = ask(apply_model, info)
             for mark, rows in zip(info["cond_or_uncond"], out.chunk(len(info["cond_or_uncond"]))):
                 self.rows.setdefault(mark, []).append(rows.clone())
             return out
         return call
 
-    def answers(self) -> Callable[..., Tensor]:
+    def answers(self) -> NetworkCall:
         """The same, from memory."""
         left = {mark: iter(rows) for mark, rows in self.rows.items()}
         return lambda apply_model, info: torch.cat([next(left[mark]) for mark in info["cond_or_uncond"]])
+
+
+class _Features:
+    """Deep features of a network, call by call, as the host may batch cond and uncond otherwise the next time."""
+
+    def __init__(self, network: Any):
+        inner = (*network.input_blocks[1:], network.middle_block, *network.output_blocks[:-1])
+        self.layers = [layer for block in inner for layer in block]
+        """Without the first and the last block. Some hosts call a block's layers and not the block."""
+        self.last = len(network.output_blocks) - 1
+        """The number of the last output block."""
+        self.calls: list[tuple[list[int], DeepFeatures]] = []
+        """Of the latest evaluation: the host's marks for cond (0) and uncond (1), and what was kept."""
+
+    def recorder(self, ask: NetworkCall) -> NetworkCall:
+        """In the place of ``ask``, the host's way to call the network."""
+        self.calls = []
+
+        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+            features = DeepFeatures(self.layers)
+            self.calls.append((list(info["cond_or_uncond"]), features))
+            with features.recorded():
+                return ask(apply_model, info)
+        return call
+
+    def replayer(self, ask: NetworkCall, ask_whole: NetworkCall) -> NetworkCall:
+        """The same with the features that were kept; where they are not of these rows the network runs whole."""
+        left = iter(self.calls)
+
+        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+            marks, features = next(left, ([], None))
+            if features is None or marks != list(info["cond_or_uncond"]):
+                return ask_whole(apply_model, info)
+            c = info["c"]
+            if c.get("control") is not None:
+                c = {**c, "control": forge_controlnet.outermost(c["control"])}
+            with features.replayed():
+                return ask(apply_model, {**info, "c": c})
+        return call

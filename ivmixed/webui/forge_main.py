@@ -1,7 +1,7 @@
 """The sampler on Forge's main branch (2025).
 
-Read beside ``backend/sampling/sampling_function.py``, ``backend/modules/k_prediction.py`` (``Prediction``) and
-``modules/sd_samplers_cfg_denoiser.py`` at dfdcbab6.
+Read beside ``backend/sampling/sampling_function.py``, ``backend/modules/k_prediction.py`` (``Prediction``),
+``backend/loader.py`` and ``modules/sd_samplers_cfg_denoiser.py`` at dfdcbab6.
 """
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from backend import memory_management
+from backend.loader import forge_loader
 from torch import Tensor
 
 from ..patch import replaced
@@ -23,6 +25,17 @@ class IVMixedSampler(ForgeSampler):
     @staticmethod
     def table_of(unet: Any) -> torch.nn.Module:
         return unet.model.predictor
+
+    @staticmethod
+    def load_checkpoint(info: Any) -> Any:
+        model = forge_loader(info.filename)
+        # what the host gives a model when it chooses it, in sd_models.forge_model_reload
+        model.extra_generation_params, model.comments, model.sd_checkpoint_info = {}, [], info
+        return model
+
+    @staticmethod
+    def moved_models() -> list[Any]:
+        return memory_management.current_loaded_models  # type: ignore[no-any-return]
 
     def step_table(self, sigmas: Tensor) -> AbstractContextManager[None]:
         return nullcontext()  # the host's schedule of steps looks into the network's

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import Schedule
 from ..patch import replaced
+from . import animatediff
 
 OWNERS = ("scripts.animatediff_",)
 """How the modules begin whose functions are motion. Entries of other extensions stay for both models."""
@@ -42,6 +43,8 @@ class Motion:
         """What the UNet calls before and after each of its layers, to put motion there."""
         self.seen = False
         """Whether a UNet has called one of them while `watched`."""
+        self.context = int(_params().batch_size)
+        """Frames that are evaluated at a time."""
 
     @classmethod
     def of_clip(cls, unet: Any, frames: int) -> Motion | None:
@@ -62,6 +65,28 @@ class Motion:
         if is_motion(windows):
             options["model_function_wrapper"] = _apart(windows)
         return options
+
+    def travelled(self, cond: Any) -> Any:
+        """The prompts of a step, (frames, ...), as they change along the clip."""
+        return animatediff.travelled(_params(), cond)
+
+    def around(self, network: Any) -> AbstractContextManager[None]:
+        """Within the block a network that is not the clip's takes as many frames at a time: by the windows already."""
+        return nullcontext()
+
+    def outermost(self, model_options: dict[str, Any], last: int) -> dict[str, Any]:
+        """The options where deep features serve again: motion acts behind the layers that follow them alone.
+
+        ``last`` is the number of the last output block.
+        """
+        kept = {("input", 0), ("output", last - 1), ("output", last)}
+
+        def outer(entry: Callable[..., Any]) -> Callable[..., Any]:
+            def call(x: Tensor, place: str, layer: Any, index: int, block: Any, options: dict[str, Any]) -> Tensor:
+                return entry(x, place, layer, index, block, options) if options["block"] in kept else x
+            return call if is_motion(entry) else entry
+
+        return self._with_modifiers(model_options, [outer(entry) for entry in inner_modifiers(model_options)])
 
     def watched(self, model_options: dict[str, Any]) -> dict[str, Any]:
         """The options with the same effect, that set `seen` when motion is called."""
@@ -84,13 +109,23 @@ def inner_modifiers(model_options: dict[str, Any]) -> list[Callable[..., Any]]:
     return model_options.get("transformer_options", {}).get("block_inner_modifiers", [])
 
 
+def network_call(model_options: dict[str, Any]) -> Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]:
+    """How the host calls a network with these options: ``call(apply_model, info)``."""
+    def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+        return apply_model(info["input"], info["timestep"], **info["c"])
+    return model_options.get("model_function_wrapper") or call
+
+
+def _params() -> Any:
+    return sys.modules["scripts.animatediff_mm"].mm_animatediff.ad_params
+
+
 def _apart(windows: Callable[..., Any]) -> Callable[..., Any]:
     """AnimateDiff's context windows, side by side."""
     def call(apply_model: Callable[..., Any], info: dict[str, Any]) -> Any:
-        params = sys.modules["scripts.animatediff_mm"].mm_animatediff.ad_params
         with ExitStack() as stack:
             for name, value in (("overlap", 0), ("stride", 1), ("closed_loop", "R-P")):
-                stack.enter_context(replaced(params, name, value))
+                stack.enter_context(replaced(_params(), name, value))
             return windows(apply_model, info)
     return call
 

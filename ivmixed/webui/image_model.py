@@ -18,27 +18,13 @@ from torch import nn
 
 from modules import devices, sd_models, sd_unet
 
-from ..motion import files
 from ..options import OptionError
-from . import log, lora
+from . import checkpoints, log, lora
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
 """How the names of a checkpoint file begin."""
 KEPT_IN = "iv_mixed_image_model"
 """The attribute of a request with its image model."""
-
-
-def chosen(options: Any) -> Any:
-    """The host's entry of the checkpoint that an option names; None where it names none. Raises OptionError."""
-    name = options.image_checkpoint
-    if not name:
-        return None
-    if name not in sd_models.checkpoint_aliases:
-        sd_models.list_models()  # it may have come since
-    if name not in sd_models.checkpoint_aliases:
-        known = ", ".join(info.name for info in sd_models.checkpoints_list.values())
-        raise OptionError("image_checkpoint", name, f"one of {known}, or nothing", "is not in the WebUI's list")
-    return sd_models.checkpoint_aliases[name]
 
 
 def forget(p: Any) -> None:
@@ -110,24 +96,10 @@ class ImageModel:
 
 def _check(sd_model: Any, info: Any) -> None:
     """Raises OptionError for a checkpoint that is not of the loaded one's kind; its weights are not read."""
-    def refused(problem: str, allowed: str) -> OptionError:
-        return OptionError("image_checkpoint", info.name, allowed, problem)
-
-    kind = "an SD 1.5 checkpoint beside an SD 1.5 checkpoint"
-    if not getattr(sd_model, "is_sd1", False):
-        raise refused("has no place beside the loaded checkpoint", kind)
     if sd_unet.current_unet is not None:
-        raise refused("has no place in another UNet than the checkpoint's own", "nothing with TensorRT and the like")
-    try:
-        header = sd_models.get_state_dict_from_checkpoint(files.read(info.filename, "meta"))
-    except files.FileError as error:
-        raise refused(str(error), kind) from None
-    what = files.kind(header)
-    if what != files.CHECKPOINT:
-        raise refused(f"is {what}", kind)
-    key = next((key for key in header if key.endswith("attn2.to_k.weight")), None)
-    if key is not None and header[key].shape[1] in files.FAMILIES:
-        raise refused(f"is {what} for {files.FAMILIES[header[key].shape[1]]}", kind)
+        raise checkpoints.refused(info, "has no place in another UNet than the checkpoint's own",
+                                  "nothing with TensorRT and the like")
+    checkpoints.check(info, checkpoints.SD15 if getattr(sd_model, "is_sd1", False) else None)
 
 
 class _Layer:

@@ -22,7 +22,7 @@ from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
 from .. import Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
 from ..patch import Overlay, replaced
-from . import NAME, SAMPLERS, log, timing
+from . import NAME, SAMPLERS, checkpoints, log, timing, words
 from .panel import options_of
 from .words import Words
 
@@ -150,6 +150,8 @@ class Run:
         self.sampler, self.motion = sampler, motion
         self.words: Words | None = None
         """What the image model is told in the place of the clip's prompts."""
+        self.controlled = "both"
+        """The model that ControlNet acts on."""
         self.reuses = False
         self.done = 0
         self.host_store_latent = sd_samplers_common.store_latent
@@ -162,9 +164,17 @@ class Run:
         raise NotImplementedError
 
     def check(self, options: Options, frames: int) -> None:
-        """Raises OptionError for what a clip of ``frames`` frames cannot have on this host."""
+        """Raises OptionError for what a clip of ``frames`` frames cannot have, here or on this host."""
         if options.image_size is not None and self.sampler.model_wrap_cfg.mask is not None:
             raise OptionError("image_size", options.image_size, "nothing in inpainting: the mask has the clip's size")
+        checkpoints.chosen(options)
+        words.without_networks(options)
+        # context windows lie elsewhere in every step
+        if frames > self.motion.context and options.reused == "features" and options.fresh_percent < 100:
+            raise OptionError(
+                "fresh_percent", options.fresh_percent, "100 with reused 'features' and more frames than the "
+                "context: motion's windows lie elsewhere in every step, so a step's features serve that step alone")
+        self.controlled = options.controlnet
 
     def words_of(self, options: Options) -> Words | None:
         """The image model's own words; called before the first evaluation, where it will be asked at all."""

@@ -34,7 +34,8 @@ NAME = "IV-mixed"
 NAMES = [NAME, f"{NAME} DPM++ 2M", f"{NAME} DPM++ 2M SDE"]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "iv_mixed.py"
 TREE = Path(__file__).parent / "tree"
-ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "networks")
+ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "backend", "networks",
+         "extra_networks_lora")
 
 
 @contextmanager

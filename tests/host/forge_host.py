@@ -51,11 +51,16 @@ class ForgeHost(Host):
         self.animatediff = importlib.import_module("scripts.animatediff")
         self.motion = importlib.import_module("scripts.animatediff_mm")
         self.windows = importlib.import_module("scripts.animatediff_infv2v").uniform
-        self.model = self.shared.sd_model = importlib.import_module("modules_forge.sd_model").SdModel()
+        importlib.import_module("modules_forge.forge_loader")  # the hosts' sd_models does
+        self.sd_model_type = importlib.import_module("modules_forge.sd_model").SdModel
+        self.model = self.shared.sd_model = self.sd_models.model_data.sd_model = self.sd_model_type()
+        self.model_management = importlib.import_module("ldm_patched.modules.model_management")
         self.network = self.model.forge_objects.unet.model
         self.levels: list[list[float]] = []
         """The noise levels of each sampling of the last request, as the host made them."""
-        self._note_levels(importlib.import_module("modules.sd_samplers_kdiffusion").KDiffusionSampler)
+        sampler = importlib.import_module("modules.sd_samplers_kdiffusion").KDiffusionSampler
+        self._note_levels(sampler)
+        self._make_room(sampler)
         self.script_callbacks.on_cfg_after_cfg(self._guided)
         self._start(self.network.watch)
 
@@ -68,6 +73,17 @@ class ForgeHost(Host):
             return sigmas
 
         sampler.get_sigmas = get_sigmas
+
+    def _make_room(self, sampler: type) -> None:
+        """The UNet, and what is to be there beside it, are brought before a sampling."""
+        original = sampler._run
+
+        def run(sampler: Any, *args: Any) -> torch.Tensor:
+            unet = sampler.model_wrap_cfg.inner_model.inner_model.forge_objects.unet
+            self.model_management.load_models_gpu([unet, *unet.extra_model_patchers_during_sampling])
+            return original(sampler, *args)
+
+        sampler._run = run
 
     def run_in_page(self, p: Any) -> str:
         """What the page shows under the gallery after a request that was made there."""

@@ -117,6 +117,43 @@ def test_controlnet(webui, clips):
     assert all(different(clip.frames, neither.frames) for clip in (both, video, image))
 
 
+OTHERS = {"freeu": [1.3, 1.4, 0.9, 0.2], "perturbedattentionguidance": [], "selfattentionguidance": [],
+          "dynamicthresholding": [2.0]}
+"""Scripts of the host that change the UNet or its guidance, by how their names begin; their first arguments."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_it_composes_with_other_scripts(webui, before, clips, name):
+    """On ordinary steps they do what they do to Euler's."""
+    scripts = [script for script in webui.call("/sdapi/v1/script-info")
+               if script["name"].startswith(name) and not script["is_img2img"]]
+    if not scripts:
+        pytest.skip("not in this WebUI")
+    arguments = [True, *OTHERS[name]]
+    arguments += [argument["value"] for argument in scripts[0]["args"][len(arguments):]]
+    fields = {"alwayson_scripts": {scripts[0]["name"]: {"args": arguments}}}
+    plain = webui.generate(**fields)
+    assert different(plain.frames, before["clip"])
+    assert webui.mixed(options={"interval": [0, 0]}, **fields).frames == plain.frames
+    clip = clips(fields)
+    assert clip.field(NAME) == planned(webui)
+    assert different(clip.frames, clips().frames)
+    assert webui.generate().frames == before["clip"]
+
+
+def test_it_composes_with_freeinit(webui, before, mixed):
+    """AnimateDiff's: the whole sampling again, from noise that keeps the clip's layout."""
+    if webui.motion == BUILT_IN or not webui.is_a1111:
+        pytest.skip("of sd-webui-animatediff only")
+    motion = {"freeinit_enable": True, "freeinit_iters": 2}
+    plain = webui.generate(motion=motion)
+    assert different(plain.frames, before["clip"])
+    assert webui.mixed(options={"interval": [0, 0]}, motion=motion).frames == plain.frames
+    clip = webui.mixed(motion=motion)
+    assert clip.field(NAME) == mixed.field(NAME) and different(clip.frames, mixed.frames)
+    assert webui.generate().frames == before["clip"]
+
+
 def durations(file):
     image = Image.open(io.BytesIO(file))
     for k in range(image.n_frames):

@@ -130,7 +130,8 @@ class WebUI:
         if self.motion == BUILT_IN:
             return {"formats": ["GIF", "PNG"], **clip}
         return {"enable": True, "model": clip["model"], "video_length": clip["frames"], "batch_size": clip["context"],
-                "closed_loop": clip["closed_loop"], "format": ["GIF", "Frame"]}
+                "closed_loop": clip["closed_loop"], "format": ["GIF", "Frame"],
+                **{name: value for name, value in clip.items() if name.startswith("freeinit")}}
 
     def generate(self, kind="txt2img", *, clip=True, options=None, module=None, frames=2, context=None,
                  closed_loop="N", motion=None, left_out=(), **fields):

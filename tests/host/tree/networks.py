@@ -5,6 +5,7 @@ A LoRA on the disk is {layer name: what is added to its weight}, by its own name
 from types import SimpleNamespace
 
 import torch
+from extra_networks_lora import ExtraNetworkLora
 
 from modules import extra_networks
 
@@ -48,17 +49,6 @@ def network_apply_weights(layer):
                 layer.weight.add_(network.modules[name] * weight)
     merged.append(name)
     layer.network_current_names = wanted
-
-
-class ExtraNetworkLora:
-    def activate(self, p, params_list):
-        names, weights = [x.positional[0] for x in params_list], []
-        for params in params_list:
-            te = float(params.positional[1]) if len(params.positional) > 1 else 1.0
-            weights.append((te, float(params.positional[2]) if len(params.positional) > 2 else te, None))
-        load_networks(names, *map(list, zip(*weights)))
-        p.extra_generation_params["Lora hashes"] = ", ".join(names)
-        p.all_prompts = [prompt + " and a LoRA of the settings" for prompt in p.all_prompts]
 
 
 extra_networks.extra_network_registry["lora"] = ExtraNetworkLora()

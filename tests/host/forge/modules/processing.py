@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from modules import rng, sd_samplers, shared
+from modules import extra_networks, rng, sd_models, sd_samplers, shared
 from modules.processing_parts import Processed, encoded, finished, get_fixed_seed  # noqa: F401
 
 
@@ -37,6 +37,9 @@ class StableDiffusionProcessing:
     prompt: Any = None
     """The schedule of prompts of every row, or a function of the number of rows that makes it."""
     negative_prompt: Any = None
+    extra_network_data: dict = field(default_factory=dict)
+    hr_extra_network_data: dict = field(default_factory=dict)
+    tiling: bool = False
     do_not_save_samples: bool = False
     width: int = 32
     height: int = 32
@@ -73,8 +76,13 @@ class StableDiffusionProcessing:
         """Forge main does not encode the negative prompt where the CFG scale of the pass is 1."""
         scale = self.hr_cfg if self.is_hr_pass else self.cfg_scale
         left_out = shared.host == "forge_main" and scale == 1
-        self.c = encoded(self.prompts)
-        self.uc = None if left_out else encoded(self.negative_prompts)
+        self.c = self._encoded(self.prompts)
+        self.uc = None if left_out else self._encoded(self.negative_prompts)
+
+    @staticmethod
+    def _encoded(prompts):
+        clip = sd_models.model_data.get_sd_model().forge_objects.clip
+        return [[(last, clip(tensor)) for last, tensor in schedule] for schedule in encoded(prompts)]
 
     def get_conds(self):
         return self.c, self.uc
@@ -112,6 +120,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     """A request of the tab txt2img."""
 
 
+def apply_circular_forge(model, tiling_enabled):
+    model.tiling_enabled = tiling_enabled
+
+
 def process_images(p):
     p.seed = get_fixed_seed(p.seed)
     p.scripts.before_process(p)
@@ -121,6 +133,9 @@ def process_images(p):
         shared.total_tqdm.updateTotal(p.steps + (p.hr_second_pass_steps or p.steps))
         shared.state.job_count *= 2
     p.scripts.process(p)
+    if p.extra_network_data:
+        p.all_prompts = []
+        extra_networks.activate(p, p.extra_network_data)
     p.sd_model.forge_objects = p.sd_model.forge_objects_after_applying_lora.shallow_copy()
     p.scripts.process_batch(p)
     p.prompts, p.negative_prompts = [p.prompt] * p.batch_size, [p.negative_prompt] * p.batch_size

@@ -49,7 +49,8 @@ class AnimateDiffMM:
 
         def mm_block_modifier(x, identifier, layer, layer_index, ts, transformer_options):
             if layer_index == len(ts) - 1 and identifier == "after":
-                return self.mm.blocks[transformer_options["block"][1]](x)
+                part, number = transformer_options["block"]
+                return self.mm.blocks[{"input": 0, "middle": 2, "output": 3}[part] + number](x)
             return x
 
         if self.mm.mm_name == "v1":

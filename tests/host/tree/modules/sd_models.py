@@ -24,8 +24,20 @@ def checkpoint_tiles():
     return list(checkpoints_list)
 
 
-def get_state_dict_from_checkpoint(tensors):
-    return tensors
+class SdModelData:
+    """The chosen checkpoint."""
+
+    sd_model = None
+
+    def get_sd_model(self):
+        return self.sd_model
+
+
+model_data = SdModelData()
+
+
+def get_checkpoint_state_dict(info, timer):
+    return safetensors.torch.load_file(info.filename)
 
 
 def read_state_dict(filename, map_location=None):

@@ -26,6 +26,9 @@ class ModelSampling(torch.nn.Module):
 
 
 class BaseModel(torch.nn.Module):
+    watch = SimpleNamespace(call=None)
+    """``watch.call(x, t, context, run)`` stands around every network call of a test, of any checkpoint."""
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -33,9 +36,6 @@ class BaseModel(torch.nn.Module):
         self.diffusion_model = UNetModel()
         setattr(self, "predictor" if shared.host == "forge_main" else "model_sampling",
                 ModelSampling(self.model_config))
-        self.watch = SimpleNamespace(call=None)
-        """``watch.call(x, t, context, run)`` stands around every network call of a test."""
-
         self.manual_cast_dtype = None
 
     def get_dtype(self):
@@ -92,7 +92,9 @@ class SpatialTransformer(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(4))
 
     def forward(self, x, emb, context, options):
-        return x + (context.mean(dim=1) * self.weight)[:, :, None, None] * self.norm(x)
+        replace = options.get("patches_replace", {}).get("attn2", {}).get(options["block"])
+        told = context.mean(dim=1) * self.weight if replace is None else replace(context)
+        return x + told[:, :, None, None] * self.norm(x)
 
 
 class UNetModel(torch.nn.Module):
@@ -107,6 +109,8 @@ class UNetModel(torch.nn.Module):
         emb = torch.stack([(timesteps * rate).sin() for rate in (0.001, 0.01, 0.1, 0.7)], dim=1)
         if control is not None:
             x = x + 0.1 * control
-        for number, block in enumerate((*self.input_blocks, self.middle_block, *self.output_blocks)):
-            x = block(x, emb, context, {**(transformer_options or {}), "block": ("input", number)})
+        for name, blocks in (("input", self.input_blocks), ("middle", [self.middle_block]),
+                             ("output", self.output_blocks)):
+            for number, block in enumerate(blocks):
+                x = block(x, emb, context, {**(transformer_options or {}), "block": (name, number)})
         return torch.tanh(self.out(x) * 0.5)

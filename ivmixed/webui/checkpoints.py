@@ -1,0 +1,48 @@
+"""The host's list of checkpoints, and what a file in it is, before its weights are read."""
+from __future__ import annotations
+
+from typing import Any
+
+from modules import sd_models
+
+from ..motion import files
+from ..options import OptionError
+
+SD15, SDXL = "SD 1.5", "SDXL"
+
+
+def chosen(options: Any) -> Any:
+    """The host's entry of the checkpoint that an option names; None where it names none. Raises OptionError."""
+    name = options.image_checkpoint
+    if not name:
+        return None
+    if name not in sd_models.checkpoint_aliases:
+        sd_models.list_models()  # it may have come since
+    if name not in sd_models.checkpoint_aliases:
+        known = ", ".join(info.name for info in sd_models.checkpoints_list.values())
+        raise OptionError("image_checkpoint", name, f"one of {known}, or nothing", "is not in the WebUI's list")
+    return sd_models.checkpoint_aliases[name]
+
+
+def check(info: Any, family: str | None) -> None:
+    """Raises OptionError for a file that is no checkpoint of ``family``, that of the loaded one; None: of a family that
+    has no other image model."""
+    if family is None:
+        raise refused(info, "has no place beside the loaded checkpoint", "nothing beside one of its kind")
+    allowed = f"an {family} checkpoint beside an {family} checkpoint"
+    try:
+        header = files.read(info.filename, "meta")
+    except files.FileError as error:
+        raise refused(info, str(error), allowed) from None
+    what = files.kind(header)
+    if what != files.CHECKPOINT:
+        raise refused(info, f"is {what}", allowed)
+    key = next((key for key in header if key.endswith("attn2.to_k.weight")), None)
+    theirs = SD15 if key is None else files.FAMILIES.get(header[key].shape[1], SD15)
+    if theirs != family:
+        raise refused(info, f"is {what} for {theirs}", allowed)
+
+
+def refused(info: Any, problem: str, allowed: str) -> OptionError:
+    """The error for a checkpoint that cannot be the image model."""
+    return OptionError("image_checkpoint", info.name, allowed, problem)

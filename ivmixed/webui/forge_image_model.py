@@ -6,6 +6,7 @@ the network under it is another while the image model is asked.
 """
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ def forget(p: Any, loaded: list[Any]) -> None:
     kept = vars(p).pop(KEPT_IN, None)
     if kept is not None:
         loaded[:] = [entry for entry in loaded if not kept.holds(entry.model)]
+        del kept.sd_model, kept._own  # the sampler has it still
+        gc.collect()  # the parts of a checkpoint go round in circles
 
 
 class ImageModel:

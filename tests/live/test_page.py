@@ -71,6 +71,36 @@ def test_a_preset_of_ones_own(browser, url):  # noqa: F811
         tab.says("preset_message", "a live test's is deleted.")
 
 
+def test_an_infotext_is_pasted(browser, url):  # noqa: F811
+    line = ("Steps: 7, Sampler: IV-mixed, Schedule type: Automatic, CFG scale: 6, Seed: 3, Size: 64x64, "
+            "IV-mixed form: II-II, IV-mixed gamma go: 6 to 2, IV-mixed interval: 0 to 50")
+    with LiveTab(browser, url) as tab:
+        tab.page.locator("#txt2img_prompt textarea").fill(f"a kite\nNegative prompt: blurry\n{line}")
+        tab.page.locator("#txt2img_tools #paste").click()
+        tab.says("picture", "II-II")
+        tab.says("price", "23 evaluations")
+        assert (tab.number("gamma_go_start"), tab.number("gamma_go_end"), tab.number("interval_end")) == (6, 2, 50)
+        assert tab.page.locator("#txt2img_prompt textarea").input_value() == "a kite"
+
+
+def test_a_grid(webui, browser, url):  # noqa: F811
+    with LiveTab(browser, url, width=1300) as tab:
+        tab.choose("#txt2img_sampling", "IV-mixed")
+        for name, value in (("steps", 2), ("width", 64), ("height", 64), ("seed", 7)):
+            tab.set(f"#txt2img_{name}", value)
+        tab.page.locator("#script_txt2img_ivmixed_motion_open > .label-wrap").click()
+        tab.set("#script_txt2img_ivmixed_motion_frames", 2)
+        tab.choose("#script_txt2img_ivmixed_motion_model", webui.module)
+        tab.choose("#txt2img_script_container #script_list", "X/Y/Z plot")
+        tab.choose("#script_txt2img_xyz_plot_x_type", "[IV-mixed] gamma go")
+        tab.page.locator("#script_txt2img_xyz_plot_x_values textarea").fill("4, 6 to 2")
+        tab.page.locator("#txt2img_generate").click()
+        tab.page.wait_for_function(
+            "() => document.querySelector('#html_info_txt2img')?.textContent.includes('X Values')")
+        said = tab.page.locator("#html_info_txt2img").inner_text()
+        assert "X Type: [IV-mixed] gamma go" in said and "IV-mixed: 4 evaluations" in said
+
+
 def test_a_comparison(tab):
     tab.press("compare", clips=2)
     assert tab.page.locator(f"{OWN}clip figcaption").all_inner_texts() == ["plain", "IV-mixed"]

@@ -1,8 +1,11 @@
 """The extension's routes in the host's API, on the real FastAPI and a double of the host (tests/host)."""
 import json
+import sys
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +142,27 @@ def test_the_plan_is_the_cores(client, options, steps):
     assert made["cost"] == {
         "evaluations": expected.evaluations, "video": expected.count("video"), "image": expected.count("image"),
         "times_plain": round(times_plain(expected), 2), "seconds": None}
+
+
+@pytest.mark.parametrize("table", ["predictor", "model_sampling"])
+def test_a_schedule_that_looks_into_the_network_for_its_table(client, monkeypatch, table):
+    """The Forge family's "Turbo"."""
+    def turbo(n, sigma_min, sigma_max, inner_model, device):
+        network = inner_model.inner_model.forge_objects.unet.model
+        return torch.cat([getattr(network, table).sigma(torch.tensor([999, 666, 333])), torch.zeros(1)])
+
+    def of_another(n, sigma_min, sigma_max, inner_model, device):
+        return inner_model.inner_model.conditioner
+
+    schedules = sys.modules["modules.sd_schedulers"].schedulers
+    monkeypatch.setitem(sys.modules, "modules.sd_schedulers", SimpleNamespace(schedulers=[*schedules, *(
+        SimpleNamespace(name=name, label=name, function=function, need_inner_model=True)
+        for name, function in (("turbo", turbo), ("another", of_another)))]))
+    made = plan(client, steps=3, scheduler="turbo")
+    assert [move["sigma"] for move in made["moves"] if move["kind"] == "ordinary"] == pytest.approx(
+        [Schedule.linear().sigmas[timestep] for timestep in (999, 666, 333)], rel=1e-6)
+    answer = client.post("/ivmixed/v1/plan", json={"steps": 3, "scheduler": "another"})
+    assert answer.status_code == 422 and "scheduler = 'another' is not allowed" in answer.json()["detail"]
 
 
 def test_levels_may_be_given(client):

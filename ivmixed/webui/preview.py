@@ -69,8 +69,11 @@ def _all_levels(steps: int, scheduler: str) -> list[float]:
     if data is None or data.function is None:
         return TABLE.get_sigmas(steps).tolist()
     more = {"inner_model": TABLE} if data.need_inner_model else {}
-    made = data.function(
-        n=steps, sigma_min=VIDEO.sigma_min, sigma_max=VIDEO.sigma_max, device=torch.device("cpu"), **more)
+    try:
+        made = data.function(
+            n=steps, sigma_min=VIDEO.sigma_min, sigma_max=VIDEO.sigma_max, device=torch.device("cpu"), **more)
+    except AttributeError as error:  # it looks for more of the model than there is of `TABLE`
+        raise OptionError("scheduler", scheduler, "one that can be made before a model is asked") from error
     return made.tolist()
 
 
@@ -88,6 +91,9 @@ class _Table:
     def __init__(self) -> None:
         self.sigmas = torch.tensor(VIDEO.sigmas)
         self.inner_model = self
+        # where the Forge family's "Turbo" looks, in ``modules/sd_schedulers.py``
+        network = SimpleNamespace(predictor=self, model_sampling=self)
+        self.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=network))
 
     @property
     def sigma_min(self) -> torch.Tensor:
@@ -102,6 +108,9 @@ class _Table:
 
     def t_to_sigma(self, t: Any) -> torch.Tensor:
         return torch.tensor(VIDEO.timestep_to_sigma(float(t)))
+
+    def sigma(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([VIDEO.timestep_to_sigma(t) for t in timesteps.tolist()])
 
     def get_sigmas(self, n: int) -> torch.Tensor:
         steps = torch.linspace(len(self.sigmas) - 1, 0, n).tolist()

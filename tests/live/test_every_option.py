@@ -82,6 +82,17 @@ def test_option(webui, clips, name):
     assert different(clip.frames, clips(**others).frames)
 
 
+def test_every_schedule(webui, before):
+    for schedule in webui.call("/sdapi/v1/schedulers"):
+        label = schedule["label"]
+        clip = webui.mixed(steps=3, scheduler=label)
+        cost = webui.call("/ivmixed/v1/plan", {"steps": 3, "scheduler": label})["cost"]
+        print(f"\n{label}: {clip.field(NAME)}")
+        assert clip.field(NAME) == f"{cost['evaluations']} evaluations", label
+        assert clip.field("Schedule type") == label
+        assert different(clip.frames, before["clip"])
+
+
 def test_image_checkpoint(webui, clips, before):
     def file_of(title):
         return title.split(" [")[0]  # without the hash, which is there once it was computed
@@ -134,13 +145,15 @@ def test_it_composes_with_other_scripts(webui, before, clips, name):
         pytest.skip("not in this WebUI")
     arguments = [True, *OTHERS[name]]
     arguments += [argument["value"] for argument in scripts[0]["args"][len(arguments):]]
-    fields = {"alwayson_scripts": {scripts[0]["name"]: {"args": arguments}}}
+    size = {"width": 128, "height": 128}  # else the middle of the UNet has one place, which attends to itself
+    fields = {"alwayson_scripts": {scripts[0]["name"]: {"args": arguments}}, **size}
     plain = webui.generate(**fields)
-    assert different(plain.frames, before["clip"])
+    if not different(plain.frames, webui.generate(**size).frames):
+        pytest.skip("without effect on this checkpoint")
     assert webui.mixed(options={"interval": [0, 0]}, **fields).frames == plain.frames
     clip = clips(fields)
     assert clip.field(NAME) == planned(webui)
-    assert different(clip.frames, clips().frames)
+    assert different(clip.frames, clips(size).frames)
     assert webui.generate().frames == before["clip"]
 
 

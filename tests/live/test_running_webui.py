@@ -229,8 +229,8 @@ def test_host_options_that_drop_the_negative_prompt(webui, before, mixed):
     if not webui.has_setting("skip_early_cond"):
         pytest.skip("this WebUI has no such option")
     with webui.settings(skip_early_cond=0.5):
-        plain = webui.generate(steps=1)
-        assert webui.mixed(steps=1).frames == plain.frames or webui.is_a1111
+        if not webui.is_a1111:  # where AnimateDiff's windows cannot do without it, by Euler either
+            assert webui.mixed(steps=1).frames == webui.generate(steps=1).frames
         clip = webui.mixed()
     # the extra moves guide all the same; the ordinary ones do on AUTOMATIC1111
     assert clip.field(NAME) == "4 evaluations"

@@ -92,10 +92,10 @@ def test_its_tokenizer_is_the_one_that_training_makes(pipe):
 
 def test_demo_writes_its_pictures_and_table(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "PROMPTS", demo.PROMPTS[:2])
-    monkeypatch.setattr(demo, "STEPS", 5)
+    monkeypatch.setattr(demo, "STEPS", 8)
     table = demo.demo(tmp_path, "cpu", as_json=True)
     assert json.loads(capsys.readouterr().out) == table
-    assert table["plain"]["evaluations"] == 5 and table["IV-mixed"]["evaluations"] == 7
+    assert table["plain"]["evaluations"] == 8 and table["IV-mixed"]["evaluations"] == 10
     assert table["real"]["obeyed"] == 1
     assert 0 <= table["real"]["distance"] < table["plain"]["distance"]
     frames, _ = read_clip(tmp_path / "demo.gif")

@@ -391,8 +391,10 @@ def test_unloaded_scripts_leave_the_page_as_it_was(any_host):
 
 # --- everything is put back
 
-REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_objects"}
-"""Of the request itself, which the host and AnimateDiff keep until the next."""
+REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_objects",
+           "backend.memory_management.current_loaded_models",
+           "ldm_patched.modules.model_management.current_loaded_models"}
+"""Of the request itself, which the host and AnimateDiff keep until the next; the memory manager sorts its list anew."""
 
 
 @pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}])
@@ -450,4 +452,17 @@ def test_wrong_input_is_refused_before_the_first_evaluation(any_host):
     assert refused.value.status_code == 422 and "0 to 30" in refused.value.detail
     assert any_host.evaluations == []
     assert before.changed(any_host.snapshot()) <= REQUEST
+    assert torch.equal(any_host.run(any_host.still("Euler")), still)
+
+
+def test_a_schedule_that_rises_again_is_refused(any_host):
+    """reForge has one."""
+    def rising(steps):
+        return torch.tensor([14.0, 9.0, 12.0, 0.0])
+
+    still, _ = any_host.run(any_host.still("Euler")), any_host.run(any_host.clip("Euler", **SMALL))
+    with pytest.raises(HTTPException) as refused:
+        any_host.run(any_host.clip(sampler_noise_scheduler_override=rising, **SMALL))
+    assert refused.value.status_code == 422 and "this schedule type does not suit it" in refused.value.detail
+    assert any_host.evaluations == []
     assert torch.equal(any_host.run(any_host.still("Euler")), still)

@@ -33,6 +33,7 @@ def plan_of(options: Options, steps: int, scheduler: str | None = None, denoisin
     """
     if sampler not in SAMPLERS:
         raise OptionError("sampler", sampler, "one of " + ", ".join(SAMPLERS))
+    given = sigmas
     if sigmas is None:
         if scheduler in (None, AUTOMATIC):
             own = sd_samplers.all_samplers_map[sampler].options.get("scheduler")
@@ -41,7 +42,9 @@ def plan_of(options: Options, steps: int, scheduler: str | None = None, denoisin
     try:
         return make_plan(options, sigmas, VIDEO, IMAGE, solver=SAMPLERS[sampler])
     except ValueError:
-        raise OptionError("sigmas", list(sigmas), "two or more levels of noise that descend, to 0 or above") from None
+        if given is None:
+            raise OptionError("scheduler", scheduler, "one whose levels of noise descend") from None
+        raise OptionError("sigmas", list(given), "two or more levels of noise that descend, to 0 or above") from None
 
 
 def levels(steps: int, scheduler: str = AUTOMATIC, denoising_strength: float | None = None) -> list[float]:

@@ -5,8 +5,12 @@ not read ``block_inner_modifiers``: sd-forge-animatediff loads, runs to its end,
 """
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from modules import shared
 
+from ..patch import replaced
 from .forge import ForgeSampler, HiresRun
 
 
@@ -23,3 +27,10 @@ class IVMixedSampler(ForgeSampler):
     """The sampler of a generation on this host."""
 
     run_type = _Run
+
+    @staticmethod
+    def load_checkpoint(info: Any) -> Any:
+        texts = import_module("modules.sd_text_encoder")  # the loader notes a model's text encoder there, as the host's
+        with replaced(texts, "current_text_encoder", texts.current_text_encoder), \
+                replaced(texts, "current_text_encoder_option", texts.current_text_encoder_option):
+            return ForgeSampler.load_checkpoint(info)

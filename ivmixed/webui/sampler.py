@@ -117,6 +117,8 @@ class Sampler(KDiffusionSampler):
                 run.words = run.words_of(options)
         except OptionError as error:
             raise RefusedError(str(error)) from None
+        except ValueError as error:  # the host has schedules whose levels rise again, reForge's "Karras Dynamic" say
+            raise RefusedError(f"{NAME}: this schedule type does not suit it, choose another: {error}") from None
         said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"
         self.p.extra_generation_params[f"{NAME} hires" if self.p.is_hr_pass else NAME] = said
         log.info(said if run.motion is None else plan.describe())

@@ -91,7 +91,12 @@ def test_every_schedule(webui, before):
         pytest.skip("this WebUI has the automatic schedule alone")
     for schedule in schedules:
         label = schedule["label"]
-        clip = webui.mixed(steps=3, scheduler=label)
+        try:
+            clip = webui.mixed(steps=3, scheduler=label)
+        except Refused as refused:  # some do not descend
+            assert refused.status == 422 and "this schedule type does not suit it" in refused.text
+            print(f"\n{label}: {refused.text}")
+            continue
         cost = webui.call("/ivmixed/v1/plan", {"steps": 3, "scheduler": label})["cost"]
         print(f"\n{label}: {clip.field(NAME)}")
         assert clip.field(NAME) == f"{cost['evaluations']} evaluations", label

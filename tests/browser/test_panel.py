@@ -149,7 +149,7 @@ def test_what_is_refused_is_said_at_once(tab):
 
 
 def test_a_late_answer_does_not_undo_a_newer_one(tab):
-    tab.open().recognises("paper")
+    tab.open().settle().recognises("paper")
     held = []
     tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
     tab.set(PREFIX + "gamma_back_end", 9)

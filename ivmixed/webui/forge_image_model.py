@@ -34,10 +34,10 @@ def forget(p: Any, loaded: list[Any]) -> None:
 
 
 class ImageModel:
-    """A checkpoint beside the loaded one, with the LoRAs ``clips`` of the clip and ``own`` ones.
+    """A checkpoint beside the loaded one; its LoRAs come with `patch`.
 
-    ``load`` is the host's way from an entry of its list to a model. Raises OptionError where it cannot be the image
-    model.
+    ``info`` is the host's entry of its list, ``load`` the host's way from such an entry to a model. Raises OptionError
+    where it cannot be the image model.
     """
 
     def __init__(self, info: Any, load: Callable[[Any], Any]):

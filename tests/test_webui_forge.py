@@ -391,10 +391,8 @@ def test_unloaded_scripts_leave_the_page_as_it_was(any_host):
 
 # --- everything is put back
 
-REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_objects",
-           "backend.memory_management.current_loaded_models",
-           "ldm_patched.modules.model_management.current_loaded_models"}
-"""Of the request itself, which the host and AnimateDiff keep until the next; the memory manager sorts its list anew."""
+REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_objects"}
+"""Of the request itself, which the host and AnimateDiff keep until the next."""
 
 
 @pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}])

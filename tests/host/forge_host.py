@@ -132,4 +132,9 @@ class ForgeHost(Host):
             "unet": unet, "network": self.network, "table": self.table, "UNetModel": self.network.diffusion_model,
             "model_options": SimpleNamespace(**options, **options["transformer_options"]),
         }).values
+        # the memory manager sorts its list anew in every generation: what stays loaded is what counts
+        held = {id(entry.model.model): entry.model.model for entry in self.model_management.current_loaded_models}
+        for name in ("ldm_patched.modules.model_management", "backend.memory_management"):
+            if f"{name}.current_loaded_models" in snapshot.values:
+                snapshot.values[f"{name}.current_loaded_models"] = held, held
         return snapshot

@@ -18,7 +18,8 @@ demo: $(VENV)/.demo
 	$(BIN)/ivmixed demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 ifeq ($(strip $(WEBUI_URL)),)
 test-live:

@@ -1,5 +1,13 @@
-"""Settings of the property tests. ``pytest --hypothesis-profile thorough`` searches longer and anew each time."""
+"""What all tests are run with.
+
+``pytest --hypothesis-profile thorough`` searches the property tests longer, and anew each time.
+"""
+import os
+
 from hypothesis import settings
+
+# the networks are tiny, and the tests of `make test` share the cores among them: threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # the same examples on every machine, and no verdict from a slow one
 settings.register_profile("everyday", deadline=None, max_examples=100, derandomize=True)

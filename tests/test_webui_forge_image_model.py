@@ -187,7 +187,7 @@ def test_afterwards_the_host_is_as_before_and_its_memory_free(host, kind):
         return model
 
     host.sd_model_type.from_tensors = classmethod(noting)
-    for n in range(1, count + 1):
+    for tried, n in enumerate((1, 2, count), 1):  # an evaluation of either model, and the last
         before = host.snapshot()
         if kind is None:
             host.on_evaluated[:] = [lambda done, n=n: done == n and host.shared.state.interrupt()]
@@ -206,8 +206,8 @@ def test_afterwards_the_host_is_as_before_and_its_memory_free(host, kind):
         own = [entry.model.model for entry in host.model_management.current_loaded_models]
         assert all(part in (host.network, host.model.forge_objects.clip.patcher.model) for part in own)
         assert torch.equal(host.run(host.still("Euler")), still)
-        assert len(network) == n and network[-1]() is None
-    assert len(network) == count and not any(reference() for reference in network)
+        assert len(network) == tried and network[-1]() is None
+    assert not any(reference() for reference in network)
     assert torch.equal(host.run(host.clip(**fields)), mixed)
 
 

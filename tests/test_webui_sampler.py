@@ -890,6 +890,19 @@ def test_after_an_error_in_any_evaluation_the_host_is_as_before(host, version, k
     assert torch.equal(host.run(host.clip(**fields)), mixed)
 
 
+@pytest.mark.parametrize("version", ["v1", "v3"])
+def test_a_clip_that_animatediff_did_not_prepare_is_refused(host, version, monkeypatch):
+    """It has put its motion in before it stops, and the host goes on."""
+    still, mixed = host.run(host.still("Euler")), host.run(host.clip(version=version, **SMALL))
+    with monkeypatch.context() as patch:
+        patch.setattr(host.animatediff.AnimateDiffProcess, "set_overlap", lambda self: {}.enabled)
+        with pytest.raises(host.sampler.RefusedError, match="stopped while it prepared .* ControlNet's units"):
+            host.run(host.clip(version=version, **SMALL))
+    assert host.evaluations == [] and host.motion.AnimateDiffMM.mm_injected is False
+    assert torch.equal(host.run(host.still("Euler")), still)
+    assert torch.equal(host.run(host.clip(version=version, **SMALL)), mixed)
+
+
 def interrupted_latent(pairs, frames):
     """The last ordinary prediction; before the first, the last of a go move."""
     latent = None

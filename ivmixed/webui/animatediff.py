@@ -19,9 +19,15 @@ from modules import sd_models
 from ..motion import MotionOptions
 from ..options import OptionError
 from ..patch import replaced
+from .sampler import RefusedError
 
 TITLE = "AnimateDiff"
 """Of its script."""
+
+UNPREPARED = (
+    "AnimateDiff stopped while it prepared this clip, and would write none: the WebUI's log says why. Through the API it "
+    "stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which does with them.")
+"""Said where the extension has put motion into the UNet and got no further."""
 
 
 def _extension() -> Any:
@@ -71,12 +77,17 @@ class Motion:
 
     @classmethod
     def of_clip(cls, frames: int) -> Motion | None:
-        """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
+        """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip.
+
+        Raises RefusedError where AnimateDiff stopped while it prepared the clip.
+        """
         extension = _extension()
         if extension is None or not extension.mm_injected or frames < 2:
             return None
         if extension.ad_params is None or not extension.ad_params.enable:
             return None
+        if extension.ad_params.prompt_scheduler is None:
+            raise RefusedError(UNPREPARED)
         return cls(extension)
 
     def checkpoint_alphas_cumprod(self) -> torch.Tensor:

@@ -23,8 +23,9 @@ class AnimateDiffScript(scripts.Script):
         mm_animatediff.set_ad_params(params)
         if params is not None and params.enable:
             mm_animatediff.inject(p.sd_model, params.model)
-            params.set_overlap()
             p.batch_size = max(params.video_length, params.batch_size)
+            params.set_overlap()
+            params.prompt_scheduler = params  # which has what the clip's prompts need
             self.hacked = True
         elif self.hacked:
             mm_animatediff.restore(p.sd_model)

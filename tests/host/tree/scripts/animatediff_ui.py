@@ -22,10 +22,7 @@ class AnimateDiffProcess:
     """Prompt travel: frames with a prompt of their own; between two of them the conditioning is mixed."""
     step: int = 0
     text_cond: Any = None
-
-    @property
-    def prompt_scheduler(self):
-        return self
+    prompt_scheduler: Any = field(default=None, repr=False, compare=False)
 
     def multi_cond(self, cond, closed_loop=False):
         if not self.prompt_map:

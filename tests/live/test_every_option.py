@@ -133,7 +133,8 @@ def test_controlnet(webui, clips):
         models = [name for name in webui.call("/controlnet/model_list")["model_list"] if name != "None"]
     if not models:
         pytest.skip("no ControlNet in this WebUI, or no model for it")
-    unit = {"enabled": True, "module": "none", "model": models[0], "image": png(), "weight": 1.0}
+    module = next(name for name in webui.call("/controlnet/module_list")["module_list"] if name.lower() == "none")
+    unit = {"enabled": True, "module": module, "model": models[0], "image": png(), "weight": 1.0}
     fields = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
     both, video, image = (clips(fields, controlnet=model) for model in ("both", "video", "image"))
     neither = clips()

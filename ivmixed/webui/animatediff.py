@@ -26,7 +26,7 @@ TITLE = "AnimateDiff"
 
 UNPREPARED = (
     "AnimateDiff stopped while it prepared this clip, and would write none: the WebUI's log says why. Through the API it "
-    "stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which does with them.")
+    "stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which works with them.")
 """Said where the extension has put motion into the UNet and got no further."""
 
 

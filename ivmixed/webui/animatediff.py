@@ -25,8 +25,9 @@ TITLE = "AnimateDiff"
 """Of its script."""
 
 UNPREPARED = (
-    "AnimateDiff stopped while it prepared this clip, and would write none: the WebUI's log says why. Through the API it "
-    "stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which works with them.")
+    "AnimateDiff stopped while it prepared this clip, and would write none: the WebUI's log says why. Through the API "
+    "it stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which works with "
+    "them.")
 """Said where the extension has put motion into the UNet and got no further."""
 
 

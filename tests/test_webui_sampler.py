@@ -896,7 +896,7 @@ def test_a_clip_that_animatediff_did_not_prepare_is_refused(host, version, monke
     still, mixed = host.run(host.still("Euler")), host.run(host.clip(version=version, **SMALL))
     with monkeypatch.context() as patch:
         patch.setattr(host.animatediff.AnimateDiffProcess, "set_overlap", lambda self: {}.enabled)
-        with pytest.raises(host.sampler.RefusedError, match="stopped while it prepared .* ControlNet's units"):
+        with pytest.raises(host.sampler.RefusedError, match=r"stopped while it prepared .* ControlNet's units"):
             host.run(host.clip(version=version, **SMALL))
     assert host.evaluations == [] and host.motion.AnimateDiffMM.mm_injected is False
     assert torch.equal(host.run(host.still("Euler")), still)

@@ -702,7 +702,7 @@ def test_what_is_a_clip(host):
     from ivmixed.webui.animatediff import Motion
 
     extension = host.motion.mm_animatediff
-    extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7))
+    extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7, prompt_scheduler="of the clip"))
     assert Motion.of_clip(16) is None
     extension.inject(host.model, "v2")
     motion = Motion.of_clip(16)

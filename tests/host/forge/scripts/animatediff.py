@@ -20,8 +20,9 @@ class AnimateDiffScript(scripts.Script):
         mm_animatediff.set_ad_params(params)
         if self._is_on(params):
             mm_animatediff.load(params.model)
-            params.set_overlap()
             p.batch_size = max(params.video_length, params.batch_size)
+            params.set_overlap()
+            params.prompt_scheduler = params  # which has what the clip's prompts need
 
     def process_batch(self, p, params):
         if self._is_on(params):

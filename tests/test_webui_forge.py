@@ -464,3 +464,14 @@ def test_a_schedule_that_rises_again_is_refused(any_host):
     assert refused.value.status_code == 422 and "this schedule type does not suit it" in refused.value.detail
     assert any_host.evaluations == []
     assert torch.equal(any_host.run(any_host.still("Euler")), still)
+
+
+def test_only_a_schedule_is_called_one(any_host, monkeypatch):
+    """What else is wrong, in the image model's prompt say, is said as it is."""
+    def damaged(*args):
+        raise ValueError("the file is damaged")
+
+    any_host.run(any_host.clip("Euler", **SMALL))
+    monkeypatch.setattr(sys.modules["ivmixed.webui.words"], "own", damaged)
+    with pytest.raises(ValueError, match=r"^the file is damaged$"):
+        any_host.run(any_host.clip(options={"image_prompt": "a cat"}, **SMALL))

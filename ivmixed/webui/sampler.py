@@ -93,6 +93,14 @@ class Sampler(KDiffusionSampler):
         """The run of a latent of ``frames`` frames on this host."""
         raise NotImplementedError
 
+    def _plan(self, options: Options, sigmas: Tensor, schedules: tuple[Schedule, ...]) -> Plan:
+        try:
+            return make_plan(options, sigmas.tolist(), *schedules, solver=self.solver)
+        except OptionError:
+            raise
+        except ValueError as error:  # the host has schedules whose levels rise again, reForge's "Karras Dynamic" say
+            raise RefusedError(f"{NAME}: this schedule type does not suit it, choose another: {error}") from None
+
     def _sample(
         self,
         model: Any,
@@ -112,13 +120,11 @@ class Sampler(KDiffusionSampler):
             else:
                 run.check(options, x.shape[0])
                 schedules = run.schedules()
-            plan = make_plan(options, sigmas.tolist(), *schedules, solver=self.solver)
+            plan = self._plan(options, sigmas, schedules)
             if plan.count("image"):
                 run.words = run.words_of(options)
         except OptionError as error:
             raise RefusedError(str(error)) from None
-        except ValueError as error:  # the host has schedules whose levels rise again, reForge's "Karras Dynamic" say
-            raise RefusedError(f"{NAME}: this schedule type does not suit it, choose another: {error}") from None
         said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"
         self.p.extra_generation_params[f"{NAME} hires" if self.p.is_hr_pass else NAME] = said
         log.info(said if run.motion is None else plan.describe())

@@ -153,7 +153,9 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
     held = []
     tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
     tab.set(PREFIX + "gamma_back_end", 9)
-    while not held:
+    for _ in range(tab.WAIT // 100):
+        if held:
+            break
         tab.page.wait_for_timeout(100)
     tab.set(PREFIX + "gamma_back_end", 4)
     tab.page.wait_for_timeout(1000)

@@ -131,16 +131,22 @@ def test_image_checkpoint(webui, clips, before):
         pytest.skip(f"no other checkpoint that fits: {refusals}")
 
 
-def test_controlnet(webui, clips):
+CONTROL = {"ControlNet": ("none", "control"), "IP-Adapter": (("ip-adapter_clip_h", "clip-vit-h (ipa"), "ip-adapter")}
+"""How the names begin, in small letters, of the preprocessor and of the model that such a unit has."""
+
+
+@pytest.mark.parametrize("kind", CONTROL)
+def test_controlnet(webui, clips, kind):
     if webui.motion != BUILT_IN:
         pytest.skip("AnimateDiff stops at ControlNet's units in a request through the API")
-    models = []
-    if webui.has("ControlNet"):
-        models = [name for name in webui.call("/controlnet/model_list")["model_list"] if name != "None"]
-    if not models:
-        pytest.skip("no ControlNet in this WebUI, or no model for it")
-    module = next(name for name in webui.call("/controlnet/module_list")["module_list"] if name.lower() == "none")
-    unit = {"enabled": True, "module": module, "model": models[0], "image": png(), "weight": 1.0}
+    if not webui.has("ControlNet"):
+        pytest.skip("no ControlNet in this WebUI")
+    unit = {"enabled": True, "image": png(), "weight": 1.0}
+    for field, begins in zip(("module", "model"), CONTROL[kind], strict=True):
+        names = webui.call(f"/controlnet/{field}_list")[f"{field}_list"]
+        unit[field] = next((name for name in names if name.lower().startswith(begins)), None)
+        if unit[field] is None:
+            pytest.skip(f"no {field} for {kind} in this WebUI")
     fields = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
     made = [clips(fields, controlnet=model) for model in ("both", "video", "image")]
     assert all(clip.field(NAME) == planned(webui) for clip in made)

@@ -29,6 +29,7 @@ def refusal(call, *args, **more):
     ("c.safetensors", FULL, 32, False, "AnimateDiff v3", 32),
     ("d.safetensors", FULL, None, True, "AnimateLCM", 64),
     ("e.safetensors", FULL[:3], 32, False, "AnimateDiff-SDXL", 32),
+    ("f.safetensors", FULL[:3], 24, False, "HotShot-XL", 24),
 ])
 def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, kind, most, tmp_path):
     shapes = motion_shapes(widths, positions, middle)
@@ -38,7 +39,7 @@ def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, 
     else:
         path = sparse(tmp_path / name, shapes)  # a header without data: reading weights would fail
     found = check(path)
-    assert (found.name, found.norms_span_frames) == (kind, kind == "AnimateDiff v1")
+    assert (found.name, found.norms_span_frames) == (kind, kind in ("AnimateDiff v1", "HotShot-XL"))
     assert found.family == ("SDXL" if len(widths) == 3 else "SD 1.5")
     small = saved(tmp_path / "small.safetensors", random(motion_shapes(WIDE[:len(widths)], positions, middle)))
     assert load(small).layout.positions == most
@@ -46,13 +47,15 @@ def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, 
 
 def test_noise_tables(tmp_path):
     tables = {}
-    for name, widths in (("sd15", FULL), ("sdxl", FULL[:3])):
-        tables[name] = check(sparse(tmp_path / f"{name}.safetensors", motion_shapes(widths, 32))).schedule()
+    for name, widths, positions in (("sd15", FULL, 32), ("sdxl", FULL[:3], 32), ("hotshot", FULL[:3], 24)):
+        tables[name] = check(sparse(tmp_path / f"{name}.safetensors", motion_shapes(widths, positions))).schedule()
     torch.testing.assert_close(torch.tensor(tables["sd15"].sigmas), torch.tensor(Schedule.linear().sigmas))
     betas = torch.linspace(0.00085**0.5, 0.020**0.5, 1000, dtype=torch.float64) ** 2
     abar = (1 - betas).cumprod(0)
     expected = ((1 - abar) / abar).sqrt()
     torch.testing.assert_close(torch.tensor(tables["sdxl"].sigmas, dtype=torch.float64), expected, rtol=1e-6, atol=0)
+    own = torch.tensor(Schedule.scaled_linear().sigmas)  # SDXL's
+    torch.testing.assert_close(torch.tensor(tables["hotshot"].sigmas), own, rtol=1e-6, atol=0)
 
 
 # --- weights
@@ -81,6 +84,17 @@ def test_a_learned_position_table_is_used_under_either_name(tmp_path):
     other = {key.replace(".pe", ".pos_encoding"): tensor for key, tensor in tensors.items()}
     again = load(saved(tmp_path / "n.ckpt", other)).state_dict()
     assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
+
+
+def test_hotshots_own_names(tmp_path):
+    tensors = random(motion_shapes(WIDE[:3], 24))
+    own = {key.replace("motion_modules", "temporal_attentions").replace(".temporal_transformer", "").replace(
+        ".pe", ".positional_encoding"): tensor for key, tensor in tensors.items()}
+    assert "down_blocks.0.temporal_attentions.1.transformer_blocks.0.attention_blocks.1.to_q.weight" in own
+    path = saved(tmp_path / "m.safetensors", own)
+    assert check(path).name == "HotShot-XL"
+    loaded = load(path).state_dict()
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[key], tensors[key]) for key in tensors)
 
 
 def test_dtype_is_the_files_or_as_asked_for(tmp_path):
@@ -176,8 +190,7 @@ def shelf(tmp_path_factory):
     v3 = motion_shapes(FULL, 32)
     first = next(iter(v3))
     for name, shapes in {
-        "hotshot_own": {"down_blocks.0.temporal_attentions.0.norm.weight": (320,)},
-        "hotshot": motion_shapes(FULL[:3], 24),
+        "hotshot": {"down_blocks.0.temporal_attentions.0.norm.weight": (320,)},
         "lora": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (4, 320)},
         "motion_lora": {BLOCK + "processor.to_q_lora.down.weight": (4, 640)},
         "sd15": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
@@ -206,12 +219,11 @@ class Code:
 
 @pytest.mark.parametrize("name, words", [
     ("gone.ckpt", "gone.ckpt does not exist; choose an AnimateDiff motion module"),
-    ("hotshot_own.safetensors", "is a HotShot-XL motion module; choose"),
-    ("hotshot.safetensors", "is of HotShot-XL, which is not supported; choose one of AnimateDiff-SDXL"),
+    ("hotshot.safetensors", "is incomplete, without down_blocks.0.motion_modules.0."),
     ("lora.safetensors", "is a LoRA; choose"),
     ("motion_lora.safetensors", "is an AnimateDiff motion LoRA; choose"),
     ("sd15.safetensors", "is a checkpoint file; choose"),
-    ("pia.safetensors", "holds more than motion (conv_in.weight), as image-to-video modules do; choose"),
+    ("pia.safetensors", "holds more than motion (conv_in.weight), as image-to-video modules and"),
     ("unknown.safetensors", "holds more than motion (down_blocks.0.motion_modules.0.temporal_transformer.extra)"),
     ("size.safetensors", "proj_out.bias of [5] in place of [1280]; choose"),
     ("incomplete.safetensors", "is incomplete, without down_blocks.0.motion_modules.0."),

@@ -155,7 +155,7 @@ XL = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDown
       "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "block_out_channels": WIDE[:3],
       "transformer_layers_per_block": (1, 2, 3), "use_linear_projection": True}
 MODULES = {"v1": (SD15, 24, False), "v2": (SD15, 32, True), "v3": (SD15, 32, False), "lcm": (SD15, None, True),
-           "sdxl": (XL, 32, False)}
+           "sdxl": (XL, 32, False), "hotshot": (XL, 24, False)}
 FRAMES = 3
 
 
@@ -186,7 +186,7 @@ def made(kind, tmp_path_factory):
     assert not unknown
     plain = unet_2d(config)
     moving = diffusers.UNetMotionModel.from_unet2d(plain, adapter).eval().requires_grad_(False)
-    if kind == "v1":
+    if kind in ("v1", "hotshot"):
         for layer in list(moving.modules()):
             if isinstance(layer, ResnetBlock2D):
                 layer.norm1, layer.norm2 = Spanning(layer.norm1, FRAMES), Spanning(layer.norm2, FRAMES)
@@ -246,7 +246,7 @@ def test_a_layer_that_does_not_act_makes_a_difference(made, kind):
     with attach(unet, module) as motion:
         motion.frames = FRAMES
         whole = unet(x, t, context)
-        places = {"sdxl": 15, "v1": 20, "v3": 20}.get(kind, 21)
+        places = {"sdxl": 15, "hotshot": 15, "v1": 20, "v3": 20}.get(kind, 21)
         assert motion.calls == places
         for transformer in [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]:
             weight, bias = transformer.proj_out.weight, transformer.proj_out.bias
@@ -315,7 +315,7 @@ def test_cond_and_uncond_may_come_in_either_order(made):
 def test_too_many_frames_and_broken_clips_are_refused(made, kind):
     _, unet, _, file = made
     x, t, context = inputs()
-    most = {"v1": 24, "lcm": 64}.get(kind, 32)
+    most = {"v1": 24, "hotshot": 24, "lcm": 64}.get(kind, 32)
     with attach(unet, load(file)) as motion:
         motion.frames = most
         for frames in (most + 1, 0):

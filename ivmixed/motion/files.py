@@ -22,8 +22,7 @@ OTHER = "a model of another family (SD 3, Flux or the like)"
 SIGNS = (
     (r"motion_modules[._].*lora", MOTION_LORA),
     (r"controlnet_cond_embedding|^control_model\.", "a ControlNet"),
-    (r"temporal_attentions\.", "a HotShot-XL motion module"),
-    (r"motion_modules\.", MOTION),
+    (r"(motion_modules|temporal_attentions)\.", MOTION),
     (r"^model\.diffusion_model\.input_blocks\.", CHECKPOINT),
     (r"(double|single|joint)_blocks", OTHER),
     (r"hada_w|lokr_w|oft_blocks", "a LyCORIS file (LoHa, LoKr or OFT)"),

@@ -18,7 +18,7 @@ import torch
 
 from . import files, lora
 from .files import Source, Tensors
-from .module import LCM, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
+from .module import HOTSHOT, LCM, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
 
 DIFFUSERS_NAMES = (
     (".temporal_transformer.", "."),
@@ -64,8 +64,8 @@ def load(
 ) -> MotionModule:
     """The motion module at ``path``, in ``dtype`` (the file's own where not given) on ``device``, for inference.
 
-    ``path``: AnimateDiff v1, v2, v3, AnimateLCM or AnimateDiff-SDXL in a single file of the published layout or of
-    diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs, (file, weight) pairs.
+    ``path``: AnimateDiff v1, v2, v3, AnimateLCM, AnimateDiff-SDXL or HotShot-XL in a single file of the published
+    layout or of diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs, (file, weight) pairs.
     ``as_diffusers``: normalise the frames of a clip together before each temporal transformer. AnimateDiff takes each
     frame by itself, and so does this by default; diffusers does not, and its clips differ a little for it.
     Raises MotionError.
@@ -101,7 +101,7 @@ def _tensors(path: Source, device: str) -> Tensors:
     kind = files.kind(tensors)
     if kind != files.MOTION:
         raise MotionError(path, f"is {kind}; {WANTED}")
-    return _from_diffusers(tensors)
+    return _as_animatediff(tensors)
 
 
 def _weights_in(folder: Source) -> Path:
@@ -112,16 +112,18 @@ def _weights_in(folder: Source) -> Path:
     return min(found, key=lambda file: file.suffix != ".safetensors")
 
 
-def _from_diffusers(tensors: Tensors) -> Tensors:
+def _as_animatediff(tensors: Tensors) -> Tensors:
     """The same under AnimateDiff's names, whatever they were."""
     renamed: Tensors = {}
     for name, tensor in tensors.items():
+        name = re.sub(r"\.temporal_attentions\.(\d+)\.", r".motion_modules.\1.temporal_transformer.", name)  # HotShot's
         if ".temporal_transformer." not in name:
             name = re.sub(r"(motion_modules\.\d+\.)", r"\1temporal_transformer.", name)
             name = _renamed(name, [(theirs, ours) for ours, theirs in DIFFUSERS_NAMES[1:]])
             if name.endswith(".attention_blocks.0.pos_encoder.pe"):
                 renamed[name.replace("blocks.0.pos", "blocks.1.pos")] = tensor
-        renamed[name.replace(".pos_encoder.pos_encoding", ".pos_encoder.pe")] = tensor  # AnimateLCM's own name for it
+        # AnimateLCM's own name for a table, and HotShot-XL's
+        renamed[re.sub(r"\.pos_encoder\.pos(itional)?_encoding$", ".pos_encoder.pe", name)] = tensor
     return renamed
 
 
@@ -148,9 +150,7 @@ def _recognise(path: Source, tensors: Tensors, as_diffusers: bool = False) -> tu
         norm_over_frames=as_diffusers,
     )
     if len(widths) == 3:
-        if layout.positions <= 24:
-            raise MotionError(path, "is of HotShot-XL, which is not supported; choose one of AnimateDiff-SDXL")
-        kind = SDXL
+        kind = HOTSHOT if layout.positions <= 24 else SDXL
     elif middle:
         kind = V2 if tables else LCM
     else:
@@ -176,7 +176,8 @@ def _compare(path: Source, tensors: Tensors, kind: Kind, layout: Layout) -> None
         raise MotionError(path, f"has an unknown layout ({files.one_line(error)}); {WANTED}") from error
     for name, tensor in tensors.items():
         if name not in wanted:
-            raise MotionError(path, f"holds more than motion ({name}), as image-to-video modules do; {WANTED}")
+            raise MotionError(path, f"holds more than motion ({name}), as image-to-video modules and whole video "
+                                    f"models do; {WANTED}")
         if tensor.shape != wanted[name].shape:
             sizes = f"{list(tensor.shape)} in place of {list(wanted[name].shape)}"
             raise MotionError(path, f"has a tensor of another size, {name} of {sizes}; {WANTED}")

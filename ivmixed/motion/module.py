@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ ATTENTION_ROWS = 2**15
 
 @dataclass(frozen=True)
 class Kind:
-    """One of AnimateDiff's publications, and what it wants of the model that it is put into."""
+    """One of the published modules, and what it wants of the model that it is put into."""
 
     name: str
     family: str
@@ -45,17 +46,19 @@ def _linear() -> Tensor:
     return torch.linspace(0.00085, 0.012, 1000)
 
 
-def _scaled_linear() -> Tensor:
-    return torch.linspace(0.00085**0.5, 0.020**0.5, 1000) ** 2
+def _scaled_linear(end: float) -> Tensor:
+    return torch.linspace(0.00085**0.5, end**0.5, 1000) ** 2
 
 
 # Sources: ``configs/inference/inference-v1.yaml`` to v3 (use_inflated_groupnorm is false in v1's alone) and, on the
-# branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml``.
+# branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml``; HotShot-XL's ``fine_tune.py`` (the
+# scheduler is SDXL's own) and ``hotshot_xl/models/resnet.py`` (norms of all frames).
 V1 = Kind("AnimateDiff v1", "SD 1.5", _linear, norms_span_frames=True)
 V2 = Kind("AnimateDiff v2", "SD 1.5", _linear)
 V3 = Kind("AnimateDiff v3", "SD 1.5", _linear)
 LCM = Kind("AnimateLCM", "SD 1.5", _linear)
-SDXL = Kind("AnimateDiff-SDXL", "SDXL", _scaled_linear)
+SDXL = Kind("AnimateDiff-SDXL", "SDXL", partial(_scaled_linear, 0.020))
+HOTSHOT = Kind("HotShot-XL", "SDXL", partial(_scaled_linear, 0.012), norms_span_frames=True)
 
 
 @dataclass(frozen=True)

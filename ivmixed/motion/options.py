@@ -18,7 +18,8 @@ class MotionOptions(OptionSet):
 
     model: str = declare(
         "text", "", "IV-mixed motion", spelled="the name of a motion module file in one of the folders for them",
-        help="AnimateDiff motion module made for the checkpoint: v1, v2, v3 or AnimateLCM for SD 1.5, or one for SDXL",
+        help="AnimateDiff motion module made for the checkpoint: v1, v2, v3 or AnimateLCM for SD 1.5, "
+             "AnimateDiff-SDXL or HotShot-XL for SDXL",
     )
     frames: int = declare(
         "whole", 16, "IV-mixed motion frames", minimum=2, maximum=1024, help="Frames of the clip")

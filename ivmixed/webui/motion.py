@@ -21,7 +21,7 @@ from modules import paths, shared
 from .. import motion
 from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
 from ..options import OptionError
-from . import host, log, sampler, settings
+from . import host, log, settings
 from .sampler import RefusedError
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
@@ -199,7 +199,6 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
     except (OptionError, MotionError, TravelError) as error:
         p.sample = _refusing(str(error))
         return
-    sampler.prepare(p)
     p.batch_size = clip.frames
     p.do_not_save_grid = True
     clip.saved, p.do_not_save_samples = not p.do_not_save_samples, True  # written as a clip instead, see `clips`

@@ -59,7 +59,10 @@ def register(sampler: type[Sampler]) -> None:
 
 
 def prepare(p: Any) -> None:
-    """Called before the host changes anything for a request with our sampler or our motion."""
+    """Called before the host changes anything for a request with our sampler or our motion; the checkpoint is loaded.
+
+    Forge main loads it only after the hooks ``before_process``, and other hosts may load another then.
+    """
     sd_samplers.all_samplers_map[NAME].constructor.prepare(p)
 
 

@@ -32,6 +32,10 @@ class MotionScript(scripts.Script):
     def before_process(self, p: Any, *arguments: Any) -> None:
         motion.prepare(p, lambda: motion_panel.from_arguments(arguments))
 
+    def process(self, p: Any, *arguments: Any) -> None:
+        if motion.of_request(p) is not None:
+            sampler.prepare(p)
+
     def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
         clips.keep(p, pp)
         clip = motion.of_request(p)

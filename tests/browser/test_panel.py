@@ -65,7 +65,8 @@ class Tab:
         field = self.page.locator(f"{selector} input")
         field.click()
         field.fill("")
-        self.page.locator(f"{selector} li", has_text=re.compile(rf"^\s*(✓)?\s*{re.escape(text)}\s*$")).click()
+        choice = re.compile(rf"^\s*(✓)?\s*{re.escape(text)}\s*$", re.IGNORECASE)  # X/Y/Z plot or Plot
+        self.page.locator(f"{selector} li", has_text=choice).click()
 
     def recognises(self, preset):
         """Waits until the settings are recognised as a preset's."""

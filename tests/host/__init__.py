@@ -251,7 +251,7 @@ class Host:
         if options is not None:
             given[NAME] = options if isinstance(options, list) else [options]
         return self.processing.StableDiffusionProcessing(
-            sd_model=self.model, is_api=True, sampler_name=sampler, scripts=self.runner,
+            sd_model=self.shared.sd_model, is_api=True, sampler_name=sampler, scripts=self.runner,
             script_args=self.arguments(given), prompt=self._rows(prompt),
             negative_prompt=self._rows(negative_prompt), **fields)
 

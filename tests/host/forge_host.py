@@ -29,6 +29,10 @@ def loaded_forge(kind: str) -> Iterator[ForgeHost]:
         yield ForgeHost(kind)
 
 
+class FakeInitialModel:
+    """What Forge main has in the place of a checkpoint, which it loads between a request's first hooks."""
+
+
 class ForgeHost(Host):
     """The running double of a host of the Forge family."""
 
@@ -53,7 +57,12 @@ class ForgeHost(Host):
         self.windows = importlib.import_module("scripts.animatediff_infv2v").uniform
         importlib.import_module("modules_forge.forge_loader")  # the hosts' sd_models does
         self.sd_model_type = importlib.import_module("modules_forge.sd_model").SdModel
-        self.model = self.shared.sd_model = self.sd_models.model_data.sd_model = self.sd_model_type()
+        self.model = self.sd_model_type()
+        self.sd_models.forge_model_reload = self._load
+        if kind == "forge_main":
+            self.shared.sd_model = self.sd_models.model_data.sd_model = FakeInitialModel()
+        else:
+            self._load()
         self.model_management = importlib.import_module("ldm_patched.modules.model_management")
         self.network = self.model.forge_objects.unet.model
         self.levels: list[list[float]] = []
@@ -63,6 +72,10 @@ class ForgeHost(Host):
         self._make_room(sampler)
         self.script_callbacks.on_cfg_after_cfg(self._guided)
         self._start(self.network.watch)
+
+    def _load(self) -> Any:
+        self.shared.sd_model = self.sd_models.model_data.sd_model = self.model
+        return self.model
 
     def _note_levels(self, sampler: type) -> None:
         original = sampler.get_sigmas

@@ -42,8 +42,12 @@ def why_not_animatediff(webui, stack):
 
 @pytest.fixture(scope="session")
 def before(webui):
-    """A still and a clip by Euler before IV-mixed ran: what every later one has to equal, to the bit."""
-    return {"still": webui.generate(clip=False, steps=1).frames, "clip": webui.generate().frames}
+    """A clip and a still by Euler before IV-mixed ran: what every later one has to equal, to the bit.
+
+    On a WebUI that has just started the clip is its first request, for which some load the checkpoint.
+    """
+    clip = webui.generate().frames
+    return {"still": webui.generate(clip=False, steps=1).frames, "clip": clip}
 
 
 @pytest.fixture(scope="session")

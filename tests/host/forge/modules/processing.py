@@ -127,6 +127,8 @@ def apply_circular_forge(model, tiling_enabled):
 def process_images(p):
     p.seed = get_fixed_seed(p.seed)
     p.scripts.before_process(p)
+    if shared.host == "forge_main":
+        p.sd_model = sd_models.forge_model_reload()
     if shared.state.job_count == -1:
         shared.state.job_count = 1
     if p.enable_hr:

@@ -131,7 +131,7 @@ def test_image_checkpoint(webui, clips, before):
         pytest.skip(f"no other checkpoint that fits: {refusals}")
 
 
-CONTROL = {"ControlNet": ("none", "control"), "IP-Adapter": (("ip-adapter_clip_h", "clip-vit-h (ipa"), "ip-adapter")}
+CONTROL = {"ControlNet": ("none", "control"), "IP-Adapter": (("ip-adapter_clip_sd15", "clip-vit-h (ipa"), "ip-adapter")}
 """How the names begin, in small letters, of the preprocessor and of the model that such a unit has."""
 
 

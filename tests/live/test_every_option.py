@@ -1,6 +1,7 @@
 """Every option, once, in a running WebUI: the clip is another one, and costs what the plan says."""
 import io
 import os
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -129,6 +130,19 @@ def test_image_checkpoint(webui, clips, before):
     assert webui.generate().frames == before["clip"]
     if len(refusals) >= len(names) - 1:
         pytest.skip(f"no other checkpoint that fits: {refusals}")
+    # and so after an interrupt
+    other = next(name for name in names if name != loaded and not any(name in text for text in refusals))
+    thread, box = webui.in_background(lambda: webui.mixed(steps=20, options={"image_checkpoint": other}))
+    while thread.is_alive():
+        state = webui.call("/sdapi/v1/progress?skip_current_image=true")["state"]
+        if state["sampling_steps"] == 94 and state["sampling_step"]:  # not those of the clip before
+            break
+        time.sleep(0.1)
+    webui.call("/sdapi/v1/interrupt", {})
+    thread.join()
+    assert len(box[0].frames) == 2
+    assert webui.call("/sdapi/v1/options")["sd_model_checkpoint"] == chosen
+    assert webui.generate().frames == before["clip"]
 
 
 CONTROL = {"ControlNet": ("none", "control"), "IP-Adapter": (("ip-adapter_clip_sd15", "clip-vit-h (ipa"), "ip-adapter")}

@@ -12,14 +12,13 @@ from torch import nn
 
 from ivmixed import OPTIONS, OptionError, Options, Schedule, make_plan
 from ivmixed.motion import Layout, MotionError, MotionModule, MotionOptions, attach, uniform_windows
-from ivmixed.motion.module import HOTSHOT, SDXL, V1, V2, V3
+from ivmixed.motion.module import SDXL, V1, V2, V3
 from ivmixed.motion.options import MOTION_OPTIONS
 
 from .host import NAME, loaded
 
 MOTION = "IV-mixed motion"
-KINDS = {"v1.safetensors": V1, "v2.safetensors": V2, "v3.safetensors": V3, "xl.safetensors": SDXL,
-         "xl_hs.safetensors": HOTSHOT}
+KINDS = {"v1.safetensors": V1, "v2.safetensors": V2, "v3.safetensors": V3, "xl.safetensors": SDXL}
 LONG = {"frames": 6, "context": 4}
 """A clip with several context windows."""
 
@@ -28,7 +27,7 @@ def small_module(name):
     """A motion module of the double's measures, with random weights."""
     kind = KINDS[name]
     torch.manual_seed(len(kind.name))
-    layout = Layout(widths=(8,) if kind.family == "SDXL" else (4,), middle=kind is V2, positions=8, heads=2, groups=2)
+    layout = Layout(widths=(8,) if kind is SDXL else (4,), middle=kind is V2, positions=8, heads=2, groups=2)
     module = MotionModule(kind, layout, name)
     for part in module.up_blocks:  # the double's UNet has as many blocks up as down
         part["motion_modules"] = nn.ModuleList(list(part["motion_modules"])[:2])
@@ -366,3 +365,14 @@ def test_the_infotext_has_the_prompt_as_written(host):
     p.prompts = p.prompt
     host.script(MOTION).postprocess_batch_list(p, SimpleNamespace())
     assert p.prompts == [text] * 4
+
+
+def test_what_goes_wrong_in_a_hook_stops_the_generation(host, monkeypatch):
+    """The host only logs it, and would make a still."""
+    def broken(p, options):
+        raise OSError("the folder cannot be read")
+
+    monkeypatch.setattr(host.module("motion"), "_check", broken)
+    with pytest.raises(OSError, match="the folder cannot be read"):
+        host.run(request(host))
+    assert host.evaluations == []

@@ -197,8 +197,11 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
             return
         clip = p.iv_mixed_clip = Clip(p, options)
     except (OptionError, MotionError, TravelError) as error:
-        p.sample = _refusing(str(error))
+        p.sample = _raising(RefusedError(str(error)))
         return
+    except Exception as error:
+        p.sample = _raising(error)  # or a still would come of it
+        raise
     p.batch_size = clip.frames
     p.do_not_save_grid = True
     clip.saved, p.do_not_save_samples = not p.do_not_save_samples, True  # written as a clip instead, see `clips`
@@ -208,9 +211,9 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
     p.sample = _with_motion(clip, p.sample)
 
 
-def _refusing(message: str) -> Callable[..., Any]:
+def _raising(error: Exception) -> Callable[..., Any]:
     def sample(*args: Any, **kwargs: Any) -> Any:
-        raise RefusedError(message)
+        raise error
     return sample
 
 

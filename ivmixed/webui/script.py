@@ -32,10 +32,6 @@ class MotionScript(scripts.Script):
     def before_process(self, p: Any, *arguments: Any) -> None:
         motion.prepare(p, lambda: motion_panel.from_arguments(arguments))
 
-    def process(self, p: Any, *arguments: Any) -> None:
-        if motion.of_request(p) is not None:
-            sampler.prepare(p)
-
     def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
         clips.keep(p, pp)
         clip = motion.of_request(p)
@@ -71,9 +67,11 @@ class IVMixedScript(scripts.Script):
         return Live("img2img" if self.is_img2img else "txt2img")
 
     def process(self, p: Any, *arguments: Any) -> None:
-        if SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None))):
+        ours = not SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None)))
+        if ours or motion.of_request(p) is not None:
+            sampler.prepare(p)
+        if not ours:
             return
-        sampler.prepare(p)
         # the host only logs what a hook raises: the sampler refuses wrong values, where it stops the generation
         with suppress(OptionError):
             _write(p.extra_generation_params, panel.options_of(p))

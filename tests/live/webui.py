@@ -151,7 +151,7 @@ class WebUI:
         answer = self.call(f"/sdapi/v1/{kind}", payload)
         seconds = time.monotonic() - start
         files = [base64.b64decode(image) for image in answer["images"]]
-        stills = [file for file in files if not re.match(rb"GIF|....ftyp|\x1aE\xdf\xa3", file, re.DOTALL)]
+        stills = [file for file in files if not re.match(rb"GIF|....ftyp|\x1aE\xdf\xa3", file, re.DOTALL)]  # MP4, WebM
         return Result([frame for file in stills for frame in pixels(file)], files,
                       json.loads(answer["info"])["infotexts"][0], seconds)
 

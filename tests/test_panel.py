@@ -141,7 +141,7 @@ def test_missing_packages_leave_dashes_and_a_line_for_each(capsys, monkeypatch, 
     (["metrics", "a.gif"], "metrics"), (["txt2vid", "--prompt", "x", "--out", "a.gif"], "standalone"),
 ])
 def test_without_what_every_command_needs_it_names_the_extra_and_fails(capsys, monkeypatch, args, extra):
-    for module in ("panel", "media", "txt2vid", "pipeline"):
+    for module in ("panel", "media", "clipreader", "txt2vid", "pipeline"):
         monkeypatch.delitem(sys.modules, f"ivmixed.standalone.{module}", raising=False)
         monkeypatch.delattr(f"ivmixed.standalone.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "av", None)

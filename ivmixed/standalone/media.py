@@ -10,31 +10,36 @@ A clip is a numpy array of uint8, (frames, height, width, 3), RGB. The ending of
 
 Every file carries the settings as JSON in its own comment (GIF comment, PNG text ``Comment``, MP4 and WebM tag
 ``comment``, WebP EXIF user comment). A sidecar has them once more, as some web sites strip comments: clip.mp4 gets
-clip.mp4.json.
+clip.mp4.json. People hand clips on, so a comment has the names of files alone; the sidecar stays with the files and has
+their paths.
 """
 from __future__ import annotations
 
-import itertools
+import errno
 import json
+import logging
 import math
 import os
 import re
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..clipfiles import ASCII, EXIF, FASTEST, USER_COMMENT, WRITERS, Frames, MediaError, numbered
+from ..clipfiles import FASTEST, WRITERS, Frames, MediaError, numbered, place_of, save, write_whole
+from ..untrusted import JsonError, parse_object, shown
+from . import clipreader
+from .clipreader import OWNER, Content, Mark, mark_of, reading
 
-_OWNER = "ivmixed"  # the key in the JSON that says whose it is
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, av.FFmpegError)  # what reading a bad file raises
+log = logging.getLogger("ivmixed")
+
 _DARK, _LIGHT, _GAP, _FONT = 24, 235, 8, 14  # grey levels; pixels
 
 
@@ -49,23 +54,80 @@ def as_frames(clip: Tensor) -> Frames:
 
 # --- writing
 
-def check_out(path: str | Path, fps: float) -> None:
+def check_out(path: str | Path, fps: float, settings: Mapping[str, Any] | None = None) -> None:
     """Refuses what `write_clip` could not write, before anything is computed. ``fps``: frames a second.
 
-    Raises MediaError: unknown ending, folder missing or not writable, ``path`` is a folder, fps out of range.
+    Raises MediaError: unknown ending, a name that is too long or no text, folder missing or not writable, something
+    there that is no file, fps out of range, ``settings`` that `read_settings` would refuse.
     """
     path = Path(path)
+    said = f"out = {shown(str(path))!r}"
     fastest = FASTEST.get(path.suffix.lower())
     if fastest is None:
-        raise MediaError(f"out = {str(path)!r} has an unknown ending; allowed: {', '.join(FASTEST)}")
+        raise MediaError(f"{said} has an unknown ending; allowed: {', '.join(FASTEST)}")
     if not 0.1 <= fps <= fastest:
         raise MediaError(f"fps = {fps!r} is not allowed for {path.suffix}; allowed: a number from 0.1 to {fastest:g}")
-    if path.is_dir():
-        raise MediaError(f"out = {str(path)!r} is a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise MediaError(f"out = {str(path)!r} is in a folder that does not exist; make {str(path.parent)!r} first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise MediaError(f"out = {str(path)!r} is in a folder that you may not write to; choose another one")
+    if re.search("[\0-\x1f\x7f\ud800-\udfff]", str(path)):
+        raise MediaError(f"{said} holds what is no text; choose another name")
+    try:
+        if path.is_dir():
+            raise MediaError(f"{said} is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise MediaError(f"{said} is in a folder that does not exist; make {shown(str(path.parent))!r} first")
+        files = [next(numbered(path)) if path.suffix.lower() == ".png" else path, _sidecar(path)]
+        for file in files:
+            place_of(file)
+        with tempfile.TemporaryDirectory(prefix=".ivmixed-", dir=path.parent) as folder:
+            for file in files:
+                Path(folder, file.name).touch()
+    except OSError as error:
+        raise MediaError(f"{said} {_unwritable(error)}") from None
+    if settings is not None:
+        _marks(settings, {})
+
+
+def _unwritable(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "is too long, or its sidecar's name with .json after it is; choose a shorter name"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"is in a folder that you may not write to ({error.strerror}); choose another one"
+    return f"cannot be written: {error.strerror}; choose another name"
+
+
+def _marks(settings: Mapping[str, Any], more: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What goes into a clip, and into its sidecar. Raises MediaError where it could not be read again, TypeError: no
+    JSON."""
+    try:
+        whole = {OWNER: _texts(settings, _valid), **more}
+        mark = {OWNER: _texts(whole[OWNER], _name_only), **more}
+        readable = json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
+        for text in (json.dumps(mark), readable):
+            parse_object(text)
+    except (JsonError, RecursionError, ValueError) as error:
+        raise MediaError(f"the settings cannot be kept in the clip: what they become {shown(str(error))}") from None
+    return mark, readable
+
+
+def _texts(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """A value with all texts in it changed; ``change`` takes a text and the key that it stands under."""
+    if isinstance(value, Mapping):
+        return {change(name, "prompt") if isinstance(name, str) else name: _texts(inner, change, str(name))
+                for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(inner, change, key) for inner in value]
+    return change(value, key) if isinstance(value, str) else value
+
+
+def _valid(text: str, key: str) -> str:
+    """With half surrogate pairs, which are no characters, replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _name_only(text: str, key: str) -> str:
+    """Without the folders of the user's disk: a path becomes the name of its file. Prompts are no paths."""
+    is_path = "prompt" not in key and (
+        PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~"))
+    return PureWindowsPath(text).name if is_path else text  # which knows both kinds of slashes
 
 
 def write_clip(
@@ -75,42 +137,90 @@ def write_clip(
 
     ``frames``: a clip, or a sequence of its frames, as arrays or tensors. ``fps``: frames a second; a GIF
     counts in 1/100 s, so its delays vary (8 fps: 12, 13, 12, ...) and the clip keeps its length. ``settings``: what
-    JSON can hold. All is written to a hidden folder beside ``path`` and moved into place at the end: an error or
-    Ctrl-C leaves nothing behind and older files as they were. Surplus frames of an older clip.png are removed.
+    JSON can hold; of absolute paths in them the clip has the file's name, the sidecar all. Half surrogate pairs, which
+    are no characters, are replaced. All is written to a hidden folder beside ``path`` and moved into place at the end:
+    an error or Ctrl-C leaves nothing behind and older files as they were. Surplus frames of an older clip.png are
+    removed.
 
     Raises MediaError (as `check_out`; also odd sizes for MP4 and WebM, and a full disk), ValueError for frames of
     another shape or type or none, TypeError for settings that are no JSON.
     """
     path = Path(path)
     check_out(path, fps)
-    mark = {_OWNER: dict(settings), "fps": float(fps), "frames": len(frames)}
-    comment = json.dumps(mark)  # pure ASCII, which every format carries unharmed
-    readable = json.dumps(mark, ensure_ascii=False, indent=2) + "\n"
+    more = {"fps": float(fps), "frames": len(frames)}
+    mark, readable = _marks(settings, more)
     try:
-        with tempfile.TemporaryDirectory(prefix=".ivmixed-", dir=path.parent) as folder:
-            files = WRITERS[path.suffix.lower()](Path(folder, path.name), _checked(frames), fps, comment)
-            files.append(_sidecar(Path(folder, path.name)))
-            files[-1].write_bytes(readable.encode("utf-8", "backslashreplace"))  # JSON escapes what UTF-8 cannot hold
-            for file in files:
-                os.replace(file, path.parent / file.name)
-    except (OSError, av.FFmpegError) as error:
-        raise MediaError(f"{path} could not be written: {error.strerror or error}") from error
+        clip = list(_checked(frames))
+    except OSError as error:  # frames may lie on a disk
+        raise MediaError(f"{shown(str(path))} could not be written: {error.strerror or error}") from error
+
+    def write(file: Path) -> list[Path]:
+        files = WRITERS[path.suffix.lower()](file, iter(clip), fps, mark)
+        _sidecar(file).write_text(readable, "utf-8")
+        return [*files, _sidecar(file)]
+
+    files = write_whole(path, write)
     if path.suffix.lower() == ".png":
-        for surplus in numbered(path, start=len(files)):
-            if not surplus.exists() or _mark(surplus) is None:
-                break
-            surplus.unlink()
-    return [path.parent / file.name for file in files]
+        for surplus in _frames_of(path)[len(clip):]:
+            if mark_of(surplus) is not None:
+                surplus.unlink()
+    return files
+
+
+def save_clip(
+    path: str | Path, frames: Frames | Tensor | Sequence[Frames], fps: float, settings: Mapping[str, Any],
+) -> list[Path]:
+    """`write_clip`, for a clip that took long to make: where it cannot be written, as PNG frames, else in the current
+    folder, else in a new one among the temporary files. Why, and where it is, goes to the log.
+
+    Raises MediaError where nothing of this can be written to, and what `write_clip` raises for what is no clip.
+    """
+    path = Path(path)
+    files, problems = save(_places(path), lambda place: write_clip(place, frames, fps, settings))
+    for problem in problems:
+        log.warning("%s", problem)
+    if not files:
+        raise MediaError(f"the clip could not be saved anywhere: {problems[-1].rstrip('.')}")
+    if problems:
+        log.warning("the clip is in %s instead", files[0])
+    return files
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Where a clip may go: where it should, as frames beside, and the same in other folders under names that are free.
+    """
+    def formats(first: Path) -> Iterator[Path]:
+        yield first
+        if first.suffix.lower() != ".png":
+            yield _free(first.with_suffix(".png"))
+
+    yield from formats(path)
+    try:
+        if Path.cwd() != path.parent.absolute():
+            yield from formats(_free(Path.cwd() / path.name))
+    except OSError:  # the current folder is gone
+        pass
+    try:
+        folder = tempfile.mkdtemp(prefix="ivmixed-saved-")
+    except OSError:  # there is none for temporary files
+        return
+    yield from formats(Path(folder, path.name))
+    os.rmdir(folder)
+
+
+def _free(path: Path) -> Path:
+    """The name, or the first of clip-2.gif, clip-3.gif, ... of which there is no file."""
+    names = (path if k == 1 else path.with_stem(f"{path.stem}-{k}") for k in count(1))
+    return next(name for name in names if not any(file.exists() for file in (name, _sidecar(name), *_frames_of(name))))
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Writes a picture whole or not at all. Raises MediaError."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".ivmixed-", dir=path.parent) as folder:
-            picture.save(Path(folder, path.name))
-            os.replace(Path(folder, path.name), path)
-    except OSError as error:
-        raise MediaError(f"{path} could not be written: {error.strerror or error}") from error
+    def write(file: Path) -> list[Path]:
+        picture.save(file)
+        return [file]
+
+    write_whole(path, write)
 
 
 def _checked(frames: Frames | Tensor | Sequence[Frames]) -> Iterator[Frames]:
@@ -128,25 +238,33 @@ def read_clip(path: str | Path) -> tuple[Frames, float]:
     """A clip and its frames a second (0 where nothing says), from any file that `write_clip` writes, or a like one.
 
     ``path``: as it was given to `write_clip`; one of several PNG frames is a clip of its own, and a folder of PNG
-    frames is one clip, in the order of their names. A frame that a GIF or WebP stores once and shows for longer comes
-    back as often as it was written. Raises MediaError.
+    frames is one clip, in the order of the numbers in their names. A frame that a GIF or WebP stores once and shows for
+    longer comes back as often as it was written. Frames and times are the file's, whatever its comment says; the log
+    says where they disagree. Raises MediaError, also for more than `clipreader.MAX_PIXELS`.
     """
+    content = read(path)
+    for note in content.notes:
+        log.warning("%s: %s", shown(str(path)), note)
+    return content.frames, content.fps
+
+
+def read(path: str | Path) -> Content:
+    """`read_clip`, with what the log would say as ``notes``."""
     path = Path(path)
     files = _present(path)
-    ending = files[0].suffix.lower()
-    try:
-        if ending in (".mp4", ".webm"):
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                return (np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]),
-                        float(stream.average_rate or 0))
-        if ending == ".png":
-            mark = _mark(path) or {"fps": 0.0}
-            return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]), mark["fps"]
-        return _read_animation(path)
-    except _BROKEN as error:
-        raise MediaError(f"{path} cannot be read as a clip; it may be damaged, or another format than its ending says"
-                         ) from error
+    content = clipreader.read(files, path)
+    missing = _missing(files)
+    return content._replace(notes=(*content.notes, *missing))
+
+
+def _missing(files: Sequence[Path]) -> list[str]:
+    """A note on gaps in the numbers of PNG frames."""
+    numbers = [_number(file) for file in files] if len(files) > 1 else []
+    gap = next((k for k, (one, other) in enumerate(zip(numbers, numbers[1:])) if other[-1] != one[-1] + 1), None)
+    if gap is None:
+        return []
+    return [f"there is nothing between {shown(files[gap].name, 60)} and {shown(files[gap + 1].name, 60)}: frames are "
+            f"missing"]
 
 
 def clips_at(path: str | Path) -> list[Path]:
@@ -156,91 +274,109 @@ def clips_at(path: str | Path) -> list[Path]:
     looked at. Raises MediaError.
     """
     path = Path(path)
-    inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FASTEST) if path.is_dir() else []
+    with reading(path):
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FASTEST) if path.is_dir() else []
     clips = [file for file in inside if file.suffix.lower() != ".png"] or [path]
     for clip in clips:
         _present(clip)
     return clips
 
 
-def _read_animation(path: Path) -> tuple[Frames, float]:
-    frames, ends = [], [0.0]
-    with Image.open(path) as image:
-        for k in range(getattr(image, "n_frames", 1)):
-            image.seek(k)
-            frames.append(np.asarray(image.convert("RGB")))
-            ends.append(ends[-1] + image.info.get("duration", 0) / 1000)
-    clip = np.stack(frames)
-    mark = _mark(path)
-    if mark is None:
-        return clip, len(clip) / ends[-1] if ends[-1] else 0.0
-    moments = (np.arange(mark["frames"]) + 0.5) / mark["fps"]
-    return clip[np.searchsorted(ends[1:-1], moments)], mark["fps"]
-
-
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that `write_clip` put into a clip and its sidecar; ``path`` is either of them.
 
-    What the clip itself says wins; the sidecar serves where it says nothing. Raises MediaError where both are silent.
+    A sidecar that says the same as the clip has the paths of files besides their names, so it is taken. Where it says
+    something else it belongs to another clip: the log says so, and the clip wins. Where the clip says nothing the
+    sidecar serves; the log says where it does not fit. Raises MediaError where both are silent.
     """
     path = Path(path)
-    for file in (path, _sidecar(path)):
-        mark = _mark(file)
-        if mark is not None:
-            return dict(mark[_OWNER])
-    _present(path)
-    raise MediaError(f"{path} holds no settings of IV-mixed, and there is no {_sidecar(path).name} beside it")
-
-
-def _mark(path: Path) -> dict[str, Any] | None:
-    """What `write_clip` wrote into a clip or a sidecar, ``None`` where there is no such file or it says nothing."""
+    if path.suffix.lower() == ".json":
+        _present(path)
+        found = mark_of(path)
+        assert found is not None
+        return found.settings
     try:
-        mark = json.loads(_comment(_present(path)[0]))
-    except _BROKEN:  # also what is no JSON
-        return None
-    return mark if isinstance(mark, dict) and isinstance(mark.get(_OWNER), dict) else None
+        first = _present(path)[0]
+    except MediaError:
+        if not _sidecar(path).is_file():
+            raise
+        first = path
+    own, beside, sidecar = mark_of(first), None, _sidecar_of(path, first)
+    try:
+        beside = mark_of(sidecar)
+    except MediaError as error:
+        if own is None:
+            raise
+        log.warning("%s", str(error).removeprefix("IV-mixed: "))
+    if own is None and beside is None:
+        raise MediaError(f"{shown(str(path))} holds no settings of IV-mixed, and there is no {shown(sidecar.name)} "
+                         f"beside it")
+    if own is None and beside is not None:
+        _check_fit(path, sidecar, beside)
+    if own is not None and beside is not None and (
+            _texts(beside.settings, _name_only) != _texts(own.settings, _name_only)):
+        log.warning("%s is of another clip than %s: the settings in the clip itself are taken", shown(str(sidecar)),
+                    shown(path.name))
+        return own.settings
+    return (beside or own).settings  # type: ignore[union-attr]
 
 
-def _comment(file: Path) -> str:
-    """The comment in a file, "" where it has none. Raises what Pillow, PyAV and the file system raise."""
-    ending = file.suffix.lower()
-    if ending == ".json":
-        return file.read_text("utf-8")
-    if ending in (".mp4", ".webm"):
-        with av.open(str(file)) as container:
-            return str({key.lower(): text for key, text in container.metadata.items()}.get("comment", ""))
-    with Image.open(file) as image:
-        if ending == ".webp":
-            comment = image.getexif().get_ifd(EXIF).get(USER_COMMENT, b"").removeprefix(ASCII)
-        else:
-            comment = image.info.get("Comment" if ending == ".png" else "comment", "")
-    return comment.decode("ascii", "replace") if isinstance(comment, bytes) else str(comment)
+def _check_fit(path: Path, sidecar: Path, mark: Mark) -> None:
+    """Says where a sidecar does not fit the frames of a clip that says nothing itself."""
+    try:
+        frames, fps, _ = read(path)
+    except MediaError:  # it is gone or damaged
+        return
+    if problem := clipreader.disagreement(mark, len(frames), fps or None):
+        log.warning("%s may be of another clip than %s: it %s", shown(str(sidecar)), shown(path.name), problem)
+
+
+def _sidecar_of(path: Path, first: Path) -> Path:
+    """The sidecar of a clip, also of one that is named by its folder of frames or by one of them."""
+    for file in (path, first.with_name(re.sub(r"-\d+$", "", first.stem) + first.suffix)):
+        if _sidecar(file).is_file():
+            return _sidecar(file)
+    return _sidecar(path)
 
 
 def _present(path: Path) -> list[Path]:
     """The files of a clip, or the sidecar itself. Raises MediaError where there are none."""
-    if path.is_dir():
-        return _frames_in(path)
-    ending = path.suffix.lower()
-    if ending not in (*FASTEST, ".json"):
-        raise MediaError(f"{path} has an unknown ending; allowed: {', '.join(FASTEST)}")
-    files = list(itertools.takewhile(Path.is_file, numbered(path))) if ending == ".png" else []
-    if not files and not path.is_file():
-        raise MediaError(f"there is no file {path}")
-    return files or [path]
+    with reading(path):
+        if path.is_dir():
+            return _frames_in(path)
+        ending = path.suffix.lower()
+        if ending not in (*FASTEST, ".json"):
+            raise MediaError(f"{shown(str(path))} has an unknown ending; allowed: {', '.join(FASTEST)}")
+        files = _frames_of(path) if ending == ".png" else []
+        if not files and not path.is_file():
+            raise MediaError(f"there is no file {shown(str(path))}")
+        return files or [path]
+
+
+def _frames_of(path: Path) -> list[Path]:
+    """The files that `numbered` may have named, in order, also where some are missing."""
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        return []
+    name = re.compile(re.escape(path.stem) + r"-([0-9]{4,9})" + re.escape(path.suffix))
+    return sorted((file for file in path.parent.iterdir() if name.fullmatch(file.name) and file.is_file()), key=_number)
 
 
 def _frames_in(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".png")
+    files = sorted((file for file in folder.iterdir() if file.suffix.lower() == ".png"), key=_number)
     names = {re.sub(r"\d+", "", file.stem) for file in files}
     if len(names) != 1:
-        raise MediaError(f"{folder} holds {'PNG frames of more than one clip' if names else 'no clip'}; allowed: "
-                         f"a file ({', '.join(FASTEST)}), or a folder of the PNG frames of one clip")
+        raise MediaError(f"{shown(str(folder))} holds {'PNG frames of more than one clip' if names else 'no clip'}; "
+                         f"allowed: a file ({', '.join(FASTEST)}), or a folder of the PNG frames of one clip")
     return files
 
 
+def _number(file: Path) -> list[int]:
+    """All numbers in its name: frame 10 comes after frame 9."""
+    return [int(digits) for digits in re.findall(r"\d+", file.stem)]
+
+
 def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
+    return path.parent / (path.name + ".json")
 
 
 # --- pictures of several clips

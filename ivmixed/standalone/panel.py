@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 from .. import metrics
 from ..clipfiles import Frames, MediaError
 from ..options import OptionError
+from ..untrusted import shown
 from . import media, networks, quality
+from .clipreader import Content
 
 
 class Measure(NamedTuple):
@@ -46,7 +48,8 @@ def panel(
     """Measures clips, prints and returns ``{"clips": [row, ...]}``, with ``fvd`` also ``{"fvd": value}``.
 
     A row has the clip's ``file``, ``frames``, ``width`` and ``height``, and each of `MEASURES`: ``None`` where the clip
-    has too few frames or a flat picture, or where a package is missing, which is said on standard error. ``paths`` and
+    has too few frames or a flat picture, or where a package is missing, which is said on standard error; and ``notes``
+    where the file and its comment disagree. ``paths`` and
     ``real``: see `media.clips_at`. ``clip``: a folder for `networks.ClipScore`; the prompt is ``prompt``, else that in
     the clip. ``fvd``: a file for `networks.VideoFeatures`; the FVD is the distance from ``paths`` to ``real``.
 
@@ -58,16 +61,16 @@ def panel(
     prompts = [prompt or _own_prompt(file) for file in files] if clip else []
     score = networks.ClipScore(clip) if clip else None
     features = networks.VideoFeatures(fvd) if fvd else None
-    known = [features(_read(file)) for file in others] if features else []
+    known = [features(_read(file).frames) for file in others] if features else []
     rows, made, missing = [], [], set()
     for k, file in enumerate(tqdm(files, unit="clip", disable=None)):
-        frames = _read(file)
+        frames, _, notes = _read(file)
         row, absent = measure(frames)
         missing |= absent
         if score:
             row["clip"] = score(frames, prompts[k])
         rows.append({"file": str(file), "frames": len(frames), "width": frames.shape[2], "height": frames.shape[1],
-                     **row})
+                     **row, **({"notes": notes} if notes else {})})
         if features:
             made.append(features(frames))
     table: dict[str, Any] = {"clips": rows}
@@ -110,26 +113,30 @@ def _own_prompt(file: Path) -> str:
     try:
         return str(media.read_settings(file)["prompt"])
     except (MediaError, KeyError):
-        raise OptionError("prompt", None, f"a text after --prompt, as {file} does not say its own") from None
+        raise OptionError("prompt", None, f"a text after --prompt, as {shown(str(file))} does not say its own"
+                          ) from None
 
 
-def _read(file: Path) -> Frames:
-    frames, _ = media.read_clip(file)
-    if min(frames.shape[1:3]) < 16:
-        raise MediaError(f"{file} has {frames.shape[2]}x{frames.shape[1]} pixels; measures need at least 16x16")
-    return frames
+def _read(file: Path) -> Content:
+    content = media.read(file)
+    height, width = content.frames.shape[1:3]
+    if min(height, width) < 16:
+        raise MediaError(f"{shown(str(file))} has {width}x{height} pixels; measures need at least 16x16")
+    return content
 
 
 def _text(table: dict[str, Any], others: int) -> str:
     rows = table["clips"]
-    keys = [key for key in rows[0] if key not in ("file", "frames", "width", "height")]
-    width = max(len("better"), *(len(row["file"]) for row in rows))
+    keys = [key for key in rows[0] if key not in ("file", "frames", "width", "height", "notes")]
+    files = [row["file"].encode("utf-8", "backslashreplace").decode() for row in rows]  # a name may be no text
+    width = max(len("better"), *map(len, files))
     better = {**{name: declared.better for name, declared in MEASURES.items()}, "clip": "more"}
     lines = [f"{'clip':<{width}}" + "".join(f"{key:>11}" for key in keys)]
-    for row in rows:
+    for file, row in zip(files, rows):
         cells = ["-" if row[key] is None else f"{row[key]:.4g}" for key in keys]
-        lines.append(f"{row['file']:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+        lines.append(f"{file:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
     lines.append(f"{'better':<{width}}" + "".join(f"{better[key]:>11}" for key in keys))
+    lines += [f"{file}: {note}" for file, row in zip(files, rows) for note in row.get("notes", ())]
     lines.append("A frozen clip has flicker 0, warping 0, cosine 1 and motion 0: read them together.")
     if "fvd" in table:
         lines.append(f"FVD of {len(rows)} clips to {others} real ones: {table['fvd']:.4g}; less is better. Published "

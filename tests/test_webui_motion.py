@@ -2,6 +2,9 @@
 import base64
 import io
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -267,17 +270,85 @@ def test_the_api_gets_the_files(host, tmp_path, chosen):
     assert result.images[1:] == frames
 
 
-def test_a_clip_outlives_a_writer_that_fails(host, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError("disk full")
+@pytest.mark.parametrize("error", [OSError(28, "disk full"), MemoryError("disk full"), RuntimeError("disk full")])
+def test_a_clip_outlives_a_writer_that_fails(host, tmp_path, monkeypatch, error):
+    def full(path, *args):
+        path.write_bytes(b"GIF89a")
+        raise error
 
     monkeypatch.setitem(host.clips.WRITERS, ".gif", full)
     p = request(host, formats=["GIF"])
     p.is_api = False
     frames, result = finished(host, p, tmp_path)
-    assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path.suffix for path in written] == [".png"] * 4
     assert result.images == frames
-    assert "disk full" in result.comments
+    assert "disk full" in result.comments and "disk full" in result.extra_generation_params[host.clips.PROBLEM]
+    assert host.clips.PROBLEM not in p.extra_generation_params
+
+
+@pytest.mark.parametrize("is_api", [False, True])
+def test_a_clip_outlives_an_output_folder_that_cannot_be_used(host, tmp_path, monkeypatch, caplog, is_api):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "out").write_text("a file stands in its place")
+    p = request(host, formats=["GIF", "PNG"])
+    p.is_api = is_api
+    _, result = finished(host, p, tmp_path)
+    files = sorted(path for path in (tmp_path / "temporary").rglob("*") if path.is_file())
+    assert [path.suffix for path in files] == [".png"] * 4 + [".gif"]
+    where = f"the clip is in {files[0].parent} instead"
+    assert where in result.comments and where in result.extra_generation_params[host.clips.PROBLEM]
+    assert where in caplog.text
+    moving = base64.b64decode(result.images[0]) if is_api else (files[4]).read_bytes()
+    assert moving == files[4].read_bytes() and Image.open(io.BytesIO(moving)).n_frames == 4
+    assert is_api or result.images[0].already_saved_as == str(files[4])
+
+
+def test_a_clip_that_can_be_put_nowhere_is_answered_all_the_same(host, tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    for is_api in (False, True):
+        for saved in (False, True):
+            p = request(host, formats=["GIF"])
+            p.is_api, p.do_not_save_samples = is_api, not saved
+            frames, result = finished(host, p, tmp_path)
+            assert result.images == frames and "the clip is in no file" in result.comments
+
+
+def test_clips_that_are_not_saved_go_again(host, tmp_path, monkeypatch):
+    """The page's stay a while, those of the API go with its answer, and what a process left that is gone."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(host.module("scratch"), "KEPT", 3)
+    (tmp_path / "iv-mixed-left").mkdir()
+    (tmp_path / "iv-mixed-left" / "in-use").touch()
+    (tmp_path / "iv-mixed-mine").mkdir()  # of somebody else
+
+    def clip(is_api):
+        p = request(host, formats=["GIF"])
+        p.is_api, p.do_not_save_samples = is_api, True
+        return finished(host, p, tmp_path)[1].images[0]
+
+    shown = [Path(clip(False).already_saved_as) for _ in range(5)]
+    assert [path.is_file() for path in shown] == [False, False, True, True, True]
+    clip(True)
+    root, = (path for path in tmp_path.glob("iv-mixed-*") if path.name != "iv-mixed-mine")
+    assert len([path for path in root.iterdir() if path.is_dir()]) == 2
+    other = subprocess.run([sys.executable, "-c", SWEEP.format(host.module("scratch").__file__), str(tmp_path)],
+                           capture_output=True, text=True, check=True).stdout.split()
+    assert root.is_dir() and not Path(other[0]).exists()  # the other process had its own, and it went with it
+    host.module("scratch")._end(root)
+    assert not root.exists()
+
+
+SWEEP = """
+import importlib.util, sys, tempfile
+tempfile.tempdir = sys.argv[1]
+spec = importlib.util.spec_from_file_location("scratch", {!r})
+scratch = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scratch)
+print(scratch.folder().parent)
+"""
 
 
 def test_a_missing_encoder_is_said_before_sampling(host, monkeypatch):

@@ -17,6 +17,7 @@ from ..sampling import NonFiniteError
 from .settings import BOX, FIELDS, Settings
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and --help and a refusal need none of it
+    from ..clipfiles import Frames
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
@@ -154,23 +155,29 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if args.compare:
         files += [args.out.with_stem(f"{args.out.stem}-{part}") for part in ("plain", "compare")]
     for file in files:
-        media.check_out(file, settings.fps)
+        media.check_out(file, settings.fps, settings.to_dict())
     device = txt2vid.choose_device(args.device)
     settings = txt2vid.complete(settings, device)
     txt2vid.check(settings)
     _hint(settings)
     pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
                          attention_slicing=args.attention_slicing)
-    clips = [txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet)
-             for wanted in [settings, _plain(settings)][:1 + args.compare]]
-    written = [path for clip, file in zip(clips, files) for path in clip.save(file)]
-    names = ["IV-mixed", "plain"]
+    names, clips, code = ["IV-mixed", "plain"], [], 0
+
+    def save(file: Path, frames: Frames, made: Mapping[str, Any]) -> int:
+        """At once, so that what comes after cannot lose it."""
+        saved, problems = media.save_clip(file, frames, settings.fps, made)
+        args.written += saved
+        return max([_say(problem, 1) for problem in problems], default=0)
+
+    for wanted, file in zip([settings, _plain(settings)][:1 + args.compare], files):
+        clips.append(txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet))
+        code |= save(file, clips[-1].frames, clips[-1].settings)
     if args.compare:
         captions = [f"{name}: {clip.plan.evaluations} evaluations" for name, clip in zip(names, clips)]
-        both = media.side_by_side([clip.frames for clip in clips], captions)
-        written += media.write_clip(files[2], both, settings.fps, clips[0].settings)
-    _report(dict(zip(names, clips)), written, args.json)
-    return 0
+        code |= save(files[2], media.side_by_side([clip.frames for clip in clips], captions), clips[0].settings)
+    _report(dict(zip(names, clips)), args.written, args.json)
+    return code
 
 
 def _plain(settings: Settings) -> Settings:
@@ -236,8 +243,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 1 for a run that failed, 2 for refused input, 130 for Ctrl-C."""
-    args = argparse.Namespace(extra="standalone")
+    """Runs a command line; returns the exit code: 0, 1 for a run that failed or a clip that is elsewhere than wanted, 2
+    for refused input, 130 for Ctrl-C."""
+    args = argparse.Namespace(extra="standalone", written=[])
     try:
         build_parser().parse_args(argv, args)
         return int(args.run(args))
@@ -254,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _say(str(error), 2)
     except KeyboardInterrupt:
-        return _say("stopped; nothing was written", 130)
+        done = ", ".join(map(str, args.written))
+        return _say(f"stopped; written before: {done}" if done else "stopped; nothing was written", 130)
 
 
 def _refusals() -> tuple[type[ValueError], ...]:

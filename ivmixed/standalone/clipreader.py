@@ -40,6 +40,7 @@ SIGNATURES = {
     ".mp4": rb"....(?:ftyp|moov|mdat|free|skip|wide)",
 }
 """How a file of each format begins."""
+_SHORTEST = 1000 / 60  # milliseconds of a frame where nothing says it
 _STRAY = 1000  # bytes between the blocks of a GIF that belong to none: some programs leave a few
 
 
@@ -149,12 +150,16 @@ def disagreement(mark: Mark, frames: int | None, fps: float | None) -> str:
     """What a mark says and a clip of so many frames, so many a second, is not; None is not compared."""
     said, found = [], []
     if mark.frames is not None and frames is not None and mark.frames != frames:
-        said.append(f"{mark.frames} frames")
-        found.append(f"{frames} frames")
+        said.append(_frames(mark.frames))
+        found.append(_frames(frames))
     if mark.fps is not None and fps is not None and not math.isclose(mark.fps, fps, rel_tol=0.01):
         said.append(f"{mark.fps:g} frames a second")
         found.append(f"{fps:.3g} frames a second" if fps else "no times")
     return f"says {' and '.join(said)}, but the file has {' and '.join(found)}" if said else ""
+
+
+def _frames(number: int) -> str:
+    return "1 frame" if number == 1 else f"{number} frames"
 
 
 def _strangers(files: Sequence[Path], mark: Mark | None) -> tuple[str, ...]:
@@ -187,6 +192,8 @@ def times(durations: Sequence[float], mark: Mark | None, unit: int) -> tuple[lis
             return [count // common for count in counts], mark.fps / common
     for parts in range(1, 5):
         period = min(durations) / parts
+        if period < _SHORTEST:
+            break
         for _ in range(2):  # the shortest is rounded, their mean is exact
             counts = _counts(durations, period)
             period = ends[-1] / sum(counts)
@@ -290,7 +297,7 @@ def _walk(file: Path) -> tuple[int, tuple[int, int], list[bytes]]:
     at, count, stray = 13 + _palette(flags), 0, 0
     comments: list[bytes] = []
     left_for_comments = MAX_BYTES
-    while at < len(data) and data[at:at + 1] != b";":
+    while at < len(data) and data[at:at + 1] != b";" and count <= MAX_FRAMES:
         if data[at:at + 1] == b"!":
             start, at = at + 2, _past(data, at + 2)
             if data[start - 1] == 0xFE:
@@ -350,7 +357,7 @@ def mark_of(file: Path) -> Mark | None:
         return None
     fps, frames = _number(values.get("fps"), 0.1, max(FASTEST.values())), _number(values.get("frames"), 1, MAX_FRAMES)
     frames = int(frames) if isinstance(frames, int) else None
-    wrong = [f"{name} = {shown(values[name], 40)}" for name, value in (("fps", fps), ("frames", frames))
+    wrong = [f"{name} = {shown(repr(values[name]), 40)}" for name, value in (("fps", fps), ("frames", frames))
              if name in values and value is None]
     stored = _number(values.get("stored"), 1, MAX_FRAMES)
     return Mark(values[OWNER], fps, frames, int(stored) if stored else None,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def demo(folder: Path, device: str = "auto", as_json: bool = False) -> dict[str,
     rows = [media.side_by_side([clip.frames for clip in pair], [f"{name}: {prompt}" for name in clips])
             for prompt, pair in zip(PROMPTS, zip(*clips.values()))]
     settings = clips["IV-mixed"][0].settings
-    media.write_clip(gif, np.concatenate(rows, axis=1), 8, settings)
+    _, problems = media.save_clip(gif, np.concatenate(rows, axis=1), 8, settings)
+    for problem in problems:
+        print(f"ivmixed: {problem}", file=sys.stderr)
     labels = [f"{prompt} - {name}" for prompt in PROMPTS for name in clips]
     frames = [clip.frames for pair in zip(*clips.values()) for clip in pair]
     media.write_picture(sheet, media.contact_sheet(frames, labels))

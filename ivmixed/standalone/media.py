@@ -169,21 +169,18 @@ def write_clip(
 
 def save_clip(
     path: str | Path, frames: Frames | Tensor | Sequence[Frames], fps: float, settings: Mapping[str, Any],
-) -> list[Path]:
+) -> tuple[list[Path], list[str]]:
     """`write_clip`, for a clip that took long to make: where it cannot be written, as PNG frames, else in the current
-    folder, else in a new one among the temporary files. Why, and where it is, goes to the log.
+    folder, else in a new one among the temporary files. Returns the files, and in lines for the user why not where it
+    should be, and where it is; none where all is well.
 
     Raises MediaError where nothing of this can be written to, and what `write_clip` raises for what is no clip.
     """
     path = Path(path)
     files, problems = save(_places(path), lambda place: write_clip(place, frames, fps, settings))
-    for problem in problems:
-        log.warning("%s", problem)
     if not files:
         raise MediaError(f"the clip could not be saved anywhere: {problems[-1].rstrip('.')}")
-    if problems:
-        log.warning("the clip is in %s instead", files[0])
-    return files
+    return files, [*problems, f"the clip is in {files[0]} instead"] if problems else []
 
 
 def _places(path: Path) -> Iterator[Path]:

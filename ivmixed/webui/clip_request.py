@@ -53,10 +53,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip. ``file`` is one that a page can play; ``evaluations`` is None with a sampler of the host's."""
+    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``evaluations`` is None
+    with a sampler of the host's."""
 
     title: str
-    file: Path
+    file: Path | None
     poster: Image.Image
     infotext: str
     comments: str

@@ -172,7 +172,8 @@ def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
     """
     last = made[-1]
     for clip in made:
-        register_tmp_file(shared.demo, str(clip.file))
+        if clip.file is not None:
+            register_tmp_file(shared.demo, str(clip.file))
     shown = [Shown(_figures(made), last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
     pictures = [(entry.poster, entry.label) for entry in shown]
     said = "".join(dict.fromkeys(clip.comments for clip in made))
@@ -203,8 +204,10 @@ def _figures(made: Sequence[Made]) -> str:
 
 
 def _figure(clip: Made) -> str:
-    source = f"file={quote(clip.file.as_posix(), safe='/:')}"
     text = html.escape(clip.title + (", interrupted" if clip.interrupted else ""))
+    if clip.file is None:
+        return f"<figure><figcaption>{text}: no file could be written to play it</figcaption></figure>"
+    source = f"file={quote(clip.file.as_posix(), safe='/:')}"
     tag = (f'<img src="{source}" alt="{text}">' if clip.file.suffix in (".gif", ".webp") else
            f'<video src="{source}" aria-label="{text}" autoplay loop muted playsinline controls></video>')
     return f'<figure>{tag}<figcaption>{text}</figcaption></figure>'

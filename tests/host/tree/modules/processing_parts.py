@@ -1,6 +1,6 @@
 """What the hosts' files for a request share: in the hosts it is in ``processing.py``."""
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -25,6 +25,7 @@ class Processed:
     infotexts: list
     all_seeds: list
     comments: str = ""
+    extra_generation_params: dict = field(default_factory=dict)
     index_of_first_image: int = 0
 
 
@@ -40,6 +41,7 @@ def finished(p, samples):
     text = p.prompt if isinstance(p.prompt, str) else "a prompt"
     params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": p.seed,
               "Size": f"{p.width}x{p.height}", **p.extra_generation_params}
-    result = Processed(made, [f"{text}\n{infotext_utils.line_of(params)}"] * len(made), p.all_seeds)
+    result = Processed(made, [f"{text}\n{infotext_utils.line_of(params)}"] * len(made), p.all_seeds,
+                       extra_generation_params=p.extra_generation_params)
     p.scripts.postprocess(p, result)
     return result

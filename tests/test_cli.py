@@ -238,3 +238,44 @@ def test_demo_refuses_a_file_in_place_of_its_folder(capsys, tmp_path):
     (tmp_path / "demo").write_text("")
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
     assert "demo" in capsys.readouterr().err and (tmp_path / "demo").read_text() == ""
+
+
+def test_a_clip_survives_a_folder_that_is_gone_when_it_is_finished(capsys, tmp_path, monkeypatch, video):
+    from ivmixed.standalone import txt2vid
+
+    def generate(*args, **kwargs):
+        clip = original(*args, **kwargs)
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+        return clip
+
+    original = txt2vid.generate
+    monkeypatch.setattr(txt2vid, "generate", generate)
+    for name in ("out", "cwd"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    code, out, error = run(capsys, *make(video, "--out", tmp_path / "out" / "clip.gif"))
+    assert code == 1 and f"the clip is in {tmp_path / 'cwd' / 'clip.gif'} instead" in error
+    assert len(read_clip(tmp_path / "cwd" / "clip.gif")[0]) == 3
+    assert str(tmp_path / "cwd" / "clip.gif") in out.splitlines()
+
+
+def test_each_clip_of_a_comparison_is_saved_at_once(capsys, tmp_path, monkeypatch, video):
+    from ivmixed.standalone import txt2vid
+
+    def generate(settings, *args, **kwargs):
+        if settings.options.interval == (0, 0):
+            raise KeyboardInterrupt
+        return original(settings, *args, **kwargs)
+
+    original = txt2vid.generate
+    monkeypatch.setattr(txt2vid, "generate", generate)
+    code, _, error = run(capsys, *make(video, "--compare", "--out", tmp_path / "clip.gif"))
+    assert code == 130 and f"stopped; written before: {tmp_path / 'clip.gif'}" in error
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.gif", "clip.gif.json"]
+
+
+@pytest.mark.parametrize("name", ["x" * 247 + ".gif", "x" * 240 + ".png", "a\udcff.gif"])
+def test_names_that_cannot_be_written_are_refused_before_the_work(capsys, tmp_path, name):
+    code, out, error = run(capsys, *make("nothing", "--compare", "--out", tmp_path / name))
+    assert code == 2 and out == "" and error.count("\n") == 1 and "out = " in error
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 import errno
 import json
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ivmixed.clipfiles import WRITERS
+from ivmixed.standalone import clipreader
 from ivmixed.standalone.box.scenes import random_scene, render
 from ivmixed.standalone.media import (
     FASTEST,
@@ -20,8 +24,10 @@ from ivmixed.standalone.media import (
     check_out,
     clips_at,
     contact_sheet,
+    read,
     read_clip,
     read_settings,
+    save_clip,
     side_by_side,
     write_clip,
     write_picture,
@@ -32,6 +38,9 @@ SETTINGS = {
     "prompt": "ein \"rötlicher\" Kreis 赤い円 😀\n" + "moves right, " * 60, "cfg": 7.5, "gamma_go": [6, 2], "vae": None,
 }
 
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=4)
 every_format = pytest.mark.parametrize("ending", FASTEST)
 
 
@@ -184,6 +193,227 @@ def test_one_png_of_several_is_a_clip(tmp_path):
     assert read_settings(tmp_path / "a-0003.png") == {"n": 1}
 
 
+# --- the file is the truth
+
+def changed(path, frames, durations):
+    """What another program makes of a GIF or WebP: it keeps the comment."""
+    with Image.open(path) as image:
+        kept = {"comment": image.info["comment"]} if path.suffix == ".gif" else {"exif": image.info["exif"]}
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, lossless=True, **kept)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+@pytest.mark.parametrize(("kept", "durations", "fps", "said"), [
+    (slice(0, 4), [120, 130, 120, 130], 8, "says 8 frames, but the file has 4 frames"),
+    (slice(0, 4), [500] * 4, 2, "says 8 frames and 8 frames a second, but the file has 4 frames and 2 frames a second"),
+    (slice(0, 8, 2), [250] * 4, 4, "the file has 4 frames and 4 frames a second"),
+    (slice(0, 8), [60, 70] * 4, 1000 / 65, "says 8 frames a second, but the file has 15.4"),
+    (slice(0, 8), [250] * 8, 4, "the file has 4 frames a second"),
+    (slice(0, 8), [0] * 8, 0, "the file has no times"),
+    (slice(0, 4), [30, 170, 90, 50], 1000 / 85, "the file has 4 frames and 11.8"),
+    (slice(7, 0, -1), [120, 130, 120, 130, 120, 130, 120], 8, "the file has 7 frames"),
+])
+def test_a_clip_that_another_program_changed_is_read_as_it_is(tmp_path, caplog, ending, kept, durations, fps, said):
+    path = tmp_path / f"a{ending}"
+    clip = np.random.default_rng(0).integers(0, 2, (8, 16, 16, 1), np.uint8).repeat(3, axis=3) * 255
+    write_clip(path, clip, 8, SETTINGS)
+    changed(path, clip[kept], durations)
+    frames, rate = read_clip(path)
+    assert np.array_equal(frames, clip[kept]) and rate == pytest.approx(fps, rel=0.01)
+    assert said in caplog.text and said in " ".join(read(path).notes)
+    assert read_settings(path) == SETTINGS
+
+
+runs = st.lists(st.integers(1, 4), min_size=1, max_size=8)
+
+
+@settings(max_examples=25)
+@given(counts=runs, fps=st.sampled_from([0.5, 8, 12.5, 23.976, 30, 50]), ending=st.sampled_from([".gif", ".webp"]))
+def test_equal_frames_come_back_as_often_as_they_were_written(tmp_path_factory, counts, fps, ending):
+    path = tmp_path_factory.mktemp("clip") / f"a{ending}"
+    clip = np.full((len(counts), 4, 4, 3), 255, np.uint8)
+    clip[::2] = 0
+    clip = clip.repeat(counts, axis=0)
+    write_clip(path, clip, fps, {})
+    content = read(path)
+    assert np.array_equal(content.frames, clip) and content.fps == fps and content.notes == ()
+
+
+def test_a_cut_leaves_the_frames_that_are_stored_once(tmp_path):
+    path = tmp_path / "a.webp"
+    clip = scene(0, 7)
+    write_clip(path, clip.repeat([2, 1, 3, 1, 1, 1, 1], axis=0), 8, {})
+    changed(path, clip[:4], [250, 125, 375, 125])
+    frames, fps = read_clip(path)
+    assert np.array_equal(frames, clip[:4].repeat([2, 1, 3, 1], axis=0)) and fps == 8
+
+
+@every_format
+def test_a_comment_that_fits_nothing_is_said(tmp_path, ending):
+    mark = {"ivmixed": {"seed": 1}, "fps": 4, "frames": 100_000}
+    WRITERS[ending](tmp_path / f"a{ending}", iter(scene(0, 3)), 8, mark)
+    content = read(tmp_path / f"a{ending}")
+    assert len(content.frames) == 3 and content.fps == pytest.approx(4 if ending == ".png" else 8, rel=0.05)
+    assert "says frames = 100000, which cannot be" in content.notes[0]
+    assert read_settings(tmp_path / f"a{ending}") == {"seed": 1}
+
+
+def test_png_frames_that_are_missing_mixed_or_foreign(tmp_path):
+    clip = scene(0, 12)
+    write_clip(tmp_path / "a.png", clip, 8, {"seed": 1})
+    (tmp_path / "a-0003.png").unlink()
+    for path in (tmp_path / "a.png", tmp_path):
+        content = read(path)
+        assert np.array_equal(content.frames, np.delete(clip, 2, axis=0))
+        assert "says 12 frames, but the file has 11 frames" in content.notes[0]
+        assert "nothing between a-0002.png and a-0004.png" in content.notes[1]
+    write_clip(tmp_path / "b.png", clip[:1], 8, {"seed": 2})
+    (tmp_path / "b-0001.png").rename(tmp_path / "a-0003.png")
+    assert "the comment of a-0003.png is not that of a-0001.png" in " ".join(read(tmp_path / "a.png").notes)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a-0004.png")
+    with pytest.raises(MediaError, match=r"64x64 pixels, a-0004\.png has 8x8; the frames of a clip are of one size"):
+        read_clip(tmp_path / "a.png")
+
+
+def test_frames_of_others_are_in_the_order_of_their_numbers(tmp_path):
+    clip = scene(0, 12)
+    for k, frame in enumerate(clip):
+        Image.fromarray(frame).save(tmp_path / f"frame{k}.png")
+    assert np.array_equal(read_clip(tmp_path)[0], clip)
+
+
+def test_a_file_is_what_its_first_bytes_say(tmp_path):
+    write_clip(tmp_path / "a.webm", scene(0, 3), 8, {"seed": 1})
+    (tmp_path / "a.webm").rename(tmp_path / "a.mp4")
+    assert len(read_clip(tmp_path / "a.mp4")[0]) == 3 and read_settings(tmp_path / "a.mp4") == {"seed": 1}
+    for name, text in (("b.png", "%!PS-Adobe-3.0 EPSF-3.0\n"), ("c.mp4", "#EXTM3U\n#EXTINF:1,\n/etc/hostname\n"),
+                       ("d.mp4", "ffconcat version 1.0\nfile a.mp4\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(MediaError, match="cannot be read as a clip"):
+            read_clip(tmp_path / name)
+
+
+# --- what is too much
+
+def gif(width, height, frames, extra=b""):
+    """A GIF of a few bytes a frame, each of one pixel on a canvas of any size."""
+    frame = b"!\xf9\x04\0\x0a\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    return head + frame * frames + extra + b";"
+
+
+def png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("name", "data"), [
+    ("frames.gif", gif(8000, 8000, 80)), ("many.gif", gif(16, 16, 20_000)), ("picture.gif", gif(20_000, 20_000, 1)),
+    ("grows.gif", gif(16, 16, 1, b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x44\x01\0")),
+    ("picture.png", png(60_000, 60_000)), ("wide.png", png(2**31 - 1, 1)),
+])
+def test_what_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name, data):
+    (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(MediaError, match=r"too large; allowed: \d+ pixels in a frame, \d+ in all frames, \d+ frames"):
+        read_clip(tmp_path / name)
+
+
+def test_work_is_linear_in_a_comment(tmp_path):
+    """Pillow takes minutes for these 10 MB."""
+    comment = b"!\xfe" + (b"\xff" + b"a" * 255) * 40_000 + b"\0"
+    for name, extra in (("a.gif", comment), ("b.gif", bytes(5000))):
+        (tmp_path / name).write_bytes(gif(16, 16, 1, extra))
+        with pytest.raises(MediaError, match="cannot be read as a clip"):
+            read_clip(tmp_path / name)
+
+
+def test_videos_are_bounded_while_they_are_decoded(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a.mp4", scene(0, 4), 8, {})
+    for name, value in (("MAX_FRAMES", 3), ("MAX_PIXELS", 3 * 64 * 64), ("MAX_PICTURE", 1000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(clipreader, name, value)
+            with pytest.raises(MediaError, match=r"is too large|cannot be read as a clip"):
+                read_clip(tmp_path / "a.mp4")
+
+
+def test_a_clip_of_a_frame_shown_for_hours_is_not_repeated_without_end(tmp_path):
+    mark = {"ivmixed": {}, "fps": 50, "frames": 9_000}
+    (tmp_path / "a.gif").write_bytes(gif(3000, 3000, 2))
+    first, second = [Image.new("RGB", (1000, 1000), colour) for colour in ("red", "blue")]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=[20, 655_340],
+               comment=json.dumps(mark).encode())
+    assert len(read_clip(tmp_path / "a.gif")[0]) == 2
+
+
+wrong_marks = st.fixed_dictionaries({"ivmixed": st.just({"seed": 1}) | json_like}, optional={
+    name: json_like | st.sampled_from([0, -1, 1e-300, 1e300, 1e999, float("nan"), 2**70, "8", True, [], None])
+    for name in ("fps", "frames", "stored")})
+
+
+@settings(max_examples=50)
+@given(mark=wrong_marks, ending=st.sampled_from([".gif", ".webp", ".png"]))
+def test_any_mark_leaves_the_frames(tmp_path_factory, mark, ending):
+    path = tmp_path_factory.mktemp("clip") / f"a{ending}"
+    clip = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    WRITERS[ending](path, iter(clip), 8, json.dumps(mark))
+    content = read(path)
+    assert content.frames.shape == clip.shape
+    assert ending == ".png" or content.fps == pytest.approx(8, rel=0.05)
+    try:
+        read_settings(path)
+    except MediaError as error:
+        assert "\n" not in str(error) and len(str(error)) < 600
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """A small file of every format, by its ending."""
+    folder = tmp_path_factory.mktemp("samples")
+    return {ending: write_clip(folder / f"a{ending}", scene(0, 3)[:, 24:40, 24:40], 8, {"seed": 1})[0].read_bytes()
+            for ending in FASTEST}
+
+
+@settings(max_examples=50)
+@given(data=st.data(), ending=st.sampled_from(list(FASTEST)))
+def test_damage_is_one_line_or_no_harm(tmp_path_factory, samples, data, ending):
+    """Cut off anywhere, and any bytes replaced; what the first bytes say is changed, too."""
+    damaged = bytearray(samples[ending])
+    places = st.integers(0, len(damaged) - 1)
+    for place, byte in data.draw(st.lists(st.tuples(places | st.integers(0, 60), st.integers(0, 255)), max_size=8)):
+        damaged[min(place, len(damaged) - 1)] = byte
+    path = tmp_path_factory.mktemp("clip") / f"a{ending}"
+    path.write_bytes(damaged[:data.draw(st.just(len(damaged)) | places)])
+    for reads in (read_clip, read_settings):
+        try:
+            reads(path)
+        except MediaError as error:
+            assert "\n" not in str(error) and str(error).startswith("IV-mixed: ")
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".gif", "y" * 5000, "a\0.gif", "a\udcff.gif", "/dev/zero", ".", "/"])
+def test_names_of_no_clip_are_one_line(path):
+    for reads in (read_clip, read_settings, clips_at):
+        with pytest.raises(MediaError) as caught:
+            reads(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[" * 200_000, "is nested too deep"), ('{"ivmixed": {"cfg": 1e400}}', "too large"), ("{", "is no JSON"),
+    ("[]", "is no JSON object"), ('{"ivmixed": []}', "holds no settings"), ('{"a": "' + "x" * 2**20 + '"}', "too long"),
+    ('{"ivmixed": {"prompt": "\\ud800"}}', "half a surrogate pair"),
+])
+def test_sidecars_are_read_as_those_of_strangers(tmp_path, text, said):
+    (tmp_path / "a.gif.json").write_text(text)
+    with pytest.raises(MediaError, match=said) as caught:
+        read_settings(tmp_path / "a.gif.json")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
 # --- the settings
 
 @every_format
@@ -232,6 +462,47 @@ def test_very_long_prompts(tmp_path, ending):
     *_, sidecar = write_clip(tmp_path / f"a{ending}", scene(0, 2), 8, {"prompt": "long " * 30_000})
     sidecar.unlink()
     assert read_settings(tmp_path / f"a{ending}") == {"prompt": "long " * 30_000}
+
+
+@every_format
+def test_comments_have_no_paths_of_the_disk_and_sidecars_bring_them(tmp_path, ending):
+    given = {"checkpoint": "/home/ann/models/sd15.safetensors", "vae": "C:\\Users\\ann\\vae.pt", "motion_module": "box",
+             "image_lora": [["/home/ann/kite.safetensors", 0.5]], "prompt": "/imagine a kite", "options": {"x": "~/y"}}
+    named = {**given, "checkpoint": "sd15.safetensors", "vae": "vae.pt", "image_lora": [["kite.safetensors", 0.5]],
+             "options": {"x": "y"}}
+    *files, sidecar = write_clip(tmp_path / f"a{ending}", scene(0, 2), 8, given)
+    assert not any(word in file.read_bytes() for file in files for word in (b"ann", "ann".encode("utf-16-be")))
+    assert read_settings(tmp_path / f"a{ending}") == read_settings(files[0]) == read_settings(sidecar) == given
+    sidecar.unlink()
+    assert read_settings(tmp_path / f"a{ending}") == named
+
+
+def test_a_sidecar_of_another_clip_is_told(tmp_path, caplog):
+    for name, frames, seed in (("a.gif", 3, 1), ("b.gif", 4, 2)):
+        write_clip(tmp_path / name, scene(seed, frames), 8, {"seed": seed})
+    (tmp_path / "b.gif.json").replace(tmp_path / "a.gif.json")
+    assert read_settings(tmp_path / "a.gif") == {"seed": 1}
+    assert "a.gif.json is of another clip than a.gif: the settings in the clip itself are taken" in caplog.text
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(data.replace(b'"ivmixed"', b'"another"'))
+    assert read_settings(tmp_path / "a.gif") == {"seed": 2}
+    assert "a.gif.json may be of another clip than a.gif: it says 4 frames, but the file has 3 frames" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"cfg": float("inf")}, {"seed": 2**70}, {"prompt": "x" * 2**20},
+                                   {"deep": json.loads("[" * 50 + "]" * 50)}])
+def test_settings_that_could_not_be_read_again_are_refused(tmp_path, wrong):
+    for refuse in (lambda: check_out(tmp_path / "a.gif", 8, wrong),
+                   lambda: write_clip(tmp_path / "a.gif", scene(0, 2), 8, wrong)):
+        with pytest.raises(MediaError, match="the settings cannot be kept in the clip"):
+            refuse()
+    assert not list(tmp_path.iterdir())
+
+
+@every_format
+def test_half_a_surrogate_pair_is_replaced(tmp_path, ending):
+    *_, sidecar = write_clip(tmp_path / f"a{ending}", scene(0, 2), 8, {"prompt": "a \ud800 b \ud83d\ude00"})
+    assert read_settings(sidecar) == read_settings(tmp_path / f"a{ending}") == {"prompt": "a \ufffd b \U0001f600"}
 
 
 def test_the_sidecar_can_be_read_by_people(tmp_path):
@@ -306,6 +577,65 @@ def test_as_frames_rounds_and_clips():
     assert as_frames(levels).tolist() == [[[[0, 0, 64]]], [[[255, 255, 255]]]]
 
 
+# --- a finished clip is not lost
+
+def test_a_clip_goes_elsewhere_where_its_folder_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    (tmp_path / "cwd" / "a.gif.json").write_text("of another")
+    clip = scene(0, 3)
+    files, problems = save_clip(tmp_path / "gone" / "a.gif", clip, 8, {"seed": 1})
+    assert files == [tmp_path / "cwd" / "a-2.gif", tmp_path / "cwd" / "a-2.gif.json"]
+    assert "gone" in problems[0] and problems[-1] == f"the clip is in {files[0]} instead"
+    assert len(read_clip(files[0])[0]) == 3 and (tmp_path / "cwd" / "a.gif.json").read_text() == "of another"
+
+
+def test_a_clip_goes_to_the_temporary_files_where_the_current_folder_is_gone(tmp_path, monkeypatch):
+    for name in ("cwd", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    (tmp_path / "cwd").rmdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    files, _ = save_clip(tmp_path / "gone" / "a.gif", scene(0, 3), 8, {})
+    assert files[0].parent.parent == tmp_path / "temporary"
+    assert len(read_clip(files[0])[0]) == 3
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(MediaError, match=r"could not be saved anywhere: .*gone"):
+        save_clip(tmp_path / "gone" / "a.gif", scene(0, 3), 8, {})
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), struct.error("short"), MemoryError()])
+def test_a_clip_that_its_format_cannot_hold_becomes_frames(tmp_path, monkeypatch, error):
+    def broken(path, *args):
+        path.write_bytes(b"GIF89a")
+        raise error
+
+    write_clip(tmp_path / "a.png", scene(1, 2), 8, {})
+    monkeypatch.setitem(WRITERS, ".gif", broken)
+    files, problems = save_clip(tmp_path / "a.gif", scene(0, 3), 8, {})
+    assert [file.name for file in files] == [f"a-2-000{k}.png" for k in (1, 2, 3)] + ["a-2.png.json"]
+    assert len(problems) == 2 and not list(tmp_path.glob("*.gif")) and len(read_clip(tmp_path / "a.png")[0]) == 2
+
+
+def test_a_process_that_is_killed_leaves_the_old_file(tmp_path):
+    """What is written lies in a hidden folder until it is whole."""
+    write_clip(tmp_path / "a.gif", scene(0, 2), 8, {"seed": 1})
+    child = os.fork()
+    if not child:
+        WRITERS[".gif"] = lambda path, *args: (path.write_bytes(b"GIF89a"), os.kill(os.getpid(), 9))
+        write_clip(tmp_path / "a.gif", scene(1, 2), 8, {"seed": 2})
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert read_settings(tmp_path / "a.gif") == {"seed": 1} and len(read_clip(tmp_path / "a.gif")[0]) == 2
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "store").mkdir()
+    write_clip(tmp_path / "store" / "b.gif", scene(0, 2), 8, {})
+    (tmp_path / "a.gif").symlink_to("store/b.gif")
+    write_clip(tmp_path / "a.gif", scene(0, 3), 8, {})
+    assert (tmp_path / "a.gif").is_symlink() and len(read_clip(tmp_path / "store" / "b.gif")[0]) == 3
+
+
 # --- what is refused
 
 @pytest.mark.parametrize(("name", "fps", "message"), [
@@ -323,6 +653,27 @@ def test_check_out_says_what_is_wrong(tmp_path, name, fps, message):
         with pytest.raises(MediaError, match=message) as caught:
             refuse(tmp_path / name)
         assert str(caught.value).startswith("IV-mixed: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("x" * 247 + ".gif", r"is too long, or its sidecar's name"), ("x" * 247 + ".png", "is too long"),
+    ("x" * 5000 + ".gif", "is too long"), ("broken.gif", r"cannot be written: broken\.gif is a link to nothing"),
+    ("pipe.gif", r"pipe\.gif is no ordinary file"), ("full.gif", r"full\.gif is no ordinary file"),
+    ("side.gif", r"side\.gif\.json is a folder"), ("frames.png", r"frames-0001\.png is a folder"),
+    *((name, "holds what is no text") for name in ("a\udcff.gif", "a\0.gif", "a\n.gif")),
+])
+def test_check_out_refuses_names_that_could_not_be_written(tmp_path, name, message):
+    (tmp_path / "broken.gif").symlink_to("nowhere")
+    (tmp_path / "full.gif").symlink_to("/dev/full")
+    os.mkfifo(tmp_path / "pipe.gif")
+    for folder in ("side.gif.json", "frames-0001.png"):
+        (tmp_path / folder).mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(MediaError, match=message) as caught:
+        check_out(tmp_path / name, 8)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert sorted(tmp_path.iterdir()) == before
+    check_out(tmp_path / ("x" * 246 + ".gif"), 8)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

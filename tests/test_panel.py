@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ivmixed import metrics
+from ivmixed.clipfiles import WRITERS
 from ivmixed.standalone import networks, quality
 from ivmixed.standalone.cli import main
 from ivmixed.standalone.media import as_frames, read_clip, write_clip
@@ -110,6 +111,16 @@ def test_every_format_is_measured(capsys, tmp_path, clips, ending):
     row, = rows(capsys, tmp_path / f"a.{ending}")
     assert row["frames"] == 8 and row["motion"] == pytest.approx(metrics.motion(frames), rel=0.1)
     assert row["sharpness"] == pytest.approx(metrics.sharpness(frames), rel=0.35)
+
+
+def test_a_clip_that_is_not_what_its_comment_says_has_a_note(capsys, tmp_path):
+    path = tmp_path / "a.webp"
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    WRITERS[".webp"](path, iter(frames), 8, {"ivmixed": {}, "fps": 8, "frames": 9})
+    note = "its comment says 9 frames, but the file has 2 frames: it was changed, and is read as it is"
+    row, = rows(capsys, path)
+    assert row["frames"] == 2 and row["notes"] == [note]
+    assert f"{path}: {note}" in run(capsys, path)[1].splitlines()
 
 
 def test_what_one_frame_or_a_flat_one_lacks_is_a_dash(capsys, tmp_path, clips):

@@ -1,6 +1,7 @@
 """The tab txt2vid, with the real gradio and doubles of the hosts (tests/host): what its buttons make."""
 import html
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_clips_without_a_moving_file_play_all_the_same(host):
     assert clip.file.suffix == ".gif"
     with Image.open(clip.file) as moving:
         assert moving.n_frames == 4
+
+
+def test_a_clip_that_cannot_be_played_is_shown_all_the_same(host, monkeypatch):
+    """Its frames are saved; only the GIF for the page finds no room."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    clip, = make(host, wanted(host, motion={"formats": ["PNG"]}))
+    assert clip.file is None
+    shown = host.module("txt2vid").show([clip], [])
+    assert "IV-mixed: no file could be written to play it" in shown[0] and "<img" not in shown[0]
+    assert len(list(Path(host.shared.opts.outdir_txt2img_samples).rglob("*.png"))) == 4
 
 
 def test_measures_can_be_left_out(host):

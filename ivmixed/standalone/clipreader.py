@@ -152,10 +152,17 @@ def disagreement(mark: Mark, frames: int | None, fps: float | None) -> str:
     if mark.frames is not None and frames is not None and mark.frames != frames:
         said.append(_frames(mark.frames))
         found.append(_frames(frames))
-    if mark.fps is not None and fps is not None and not math.isclose(mark.fps, fps, rel_tol=0.01):
+    if mark.fps is not None and fps is not None and not _alike(mark.fps, fps, frames or 1):
         said.append(f"{mark.fps:g} frames a second")
         found.append(f"{fps:.3g} frames a second" if fps else "no times")
     return f"says {' and '.join(said)}, but the file has {' and '.join(found)}" if said else ""
+
+
+def _alike(fps: float, other: float, frames: int) -> bool:
+    """Rates that differ no more than the times of a GIF are rounded, over so many frames."""
+    if other <= 0:
+        return False
+    return math.isclose(fps, other, rel_tol=0.01) or abs(1000 * frames / fps - 1000 * frames / other) <= UNIT[".gif"]
 
 
 def _frames(number: int) -> str:

@@ -295,9 +295,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     try:
         first = _present(path)[0]
     except MediaError:
-        if not _sidecar(path).is_file():
-            raise
-        first = path
+        with reading(path):
+            if not _sidecar(path).is_file():
+                raise
+        first = path  # the clip is gone, its settings are there
     own, beside, sidecar = mark_of(first), None, _sidecar_of(path, first)
     try:
         beside = mark_of(sidecar)

@@ -263,7 +263,7 @@ class OptionSet:
 
     @classmethod
     def from_infotext(cls, infotext: Mapping[str, Any]) -> Self:
-        """The inverse of `to_infotext`; other keys are ignored. Raises OptionError for the first value that is wrong."""
+        """The inverse of `to_infotext`; other keys are ignored. Raises OptionError for the first wrong value."""
         values, errors = cls.read_infotext(infotext)
         if errors:
             raise errors[0]
@@ -296,6 +296,11 @@ def unknown(name: Any, value: Any, names: list[str], kind: str) -> OptionError:
     near = difflib.get_close_matches(name, names, n=1) if len(name) < 100 else []
     hint = f" (did you mean {near[0]}?)" if near else ""
     return OptionError(name, value, ", ".join(names), f"is no {kind}{hint}")
+
+
+def _words(label: str, help: str) -> Any:
+    return declare("text", "", label, help, of_clip=True,
+                   spelled=f"a text of at most {LONGEST_TEXT} characters; or nothing")
 
 
 def _gamma_curve(label: str, help: str) -> Any:
@@ -335,14 +340,14 @@ class Options(OptionSet):
         "pair", (0.0, 100.0), "IV-mixed interval", minimum=0.0, maximum=100.0, step=1.0, unit="%", ascending=True,
         help="Part of the steps in which the extra loop runs; the other steps are plain",
     )
-    image_prompt: str = declare(
-        "text", "", "IV-mixed image prompt", spelled=f"a text of at most {LONGEST_TEXT} characters; or nothing", of_clip=True,
-        help="Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
-             "for the image model alone, which then has a UNet of its own in memory",
+    image_prompt: str = _words(
+        "IV-mixed image prompt",
+        "Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
+        "for the image model alone, which then has a UNet of its own in memory",
     )
-    image_negative_prompt: str = declare(
-        "text", "", "IV-mixed image negative prompt", spelled=f"a text of at most {LONGEST_TEXT} characters; or nothing", of_clip=True,
-        help="Negative prompt of the image model alone: that of the clip where nothing is given",
+    image_negative_prompt: str = _words(
+        "IV-mixed image negative prompt",
+        "Negative prompt of the image model alone: that of the clip where nothing is given",
     )
     image_checkpoint: str = declare(
         "text", "", "IV-mixed image checkpoint", of_clip=True, webui=True,

@@ -28,7 +28,7 @@ SECTION = "ivmixed"
 BUILT_IN = {name: preset for name, preset in PRESETS.items() if not preset.loop and not preset.model}
 """The released loops are not the sampler's moves, and others suit one model that no WebUI has."""
 
-CFG_SCALE = Option("cfg_scale", "number", None, "CFG scale", "Of the ordinary steps", minimum=0.0, maximum=100.0)
+CFG_SCALE = Option("cfg_scale", "number", None, "", "Of the ordinary steps; none leaves it as it is", maximum=100)
 
 _store = Store("presets.json")
 

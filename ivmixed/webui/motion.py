@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from functools import cache, lru_cache
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,20 @@ def _tell_once(problem: str) -> None:
     log.warning(problem)
 
 
-@lru_cache(maxsize=1)
+_kept: dict[tuple[Any, ...], MotionModule] = {}
+"""The module of the latest clip, by what it was loaded from."""
+
+
 def _load(
     path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...],
 ) -> MotionModule:
     """The module in memory; ``stamps`` are the files' times, so that a changed file is read again."""
-    log.info(f"loading {path.name}")
-    return motion.load(path, loras=loras, dtype=dtype)
+    wanted = path, loras, dtype, stamps
+    if wanted not in _kept:
+        _kept.clear()
+        log.info(f"loading {path.name}")
+        _kept[wanted] = motion.load(path, loras=loras, dtype=dtype)
+    return _kept[wanted]
 
 
 class Clip:
@@ -140,7 +147,13 @@ class Clip:
         try:
             yield module.to(device)
         finally:
-            module.to("cpu")
+            try:
+                module.to("cpu")
+            except BaseException as error:  # it is in pieces now, and read again for the next clip; this one is made
+                _kept.clear()
+                log.warning(f"{self.path.name} could not be kept in memory: {type(error).__name__} {shown(str(error))}")
+                if not isinstance(error, Exception):
+                    raise
 
     def in_windows(self, x: Tensor, call: Callable[[Tensor | slice], Tensor]) -> Tensor:
         """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""

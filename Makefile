@@ -1,5 +1,6 @@
 # make demo       clips of the small model that comes along, with and without IV-mixed (no WebUI, no download of models)
 # make test       everything that needs no WebUI
+# make test-thorough  every fault at every place of every host's double: an hour or two
 # make test-live  the claims against a running WebUI, named by WEBUI_URL
 # make lint       ruff and mypy alone
 # make clean      removes the virtual environment
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-live lint clean
+.PHONY: help demo test test-thorough test-live lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -20,6 +21,9 @@ demo: $(VENV)/.demo
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
+
+test-thorough: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m thorough
 
 ifeq ($(strip $(WEBUI_URL)),)
 test-live:

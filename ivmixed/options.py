@@ -9,14 +9,18 @@ Source: IV-Mixed Sampler, arXiv 2410.04171, section 3 (gamma, z%) and its releas
 """
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from .untrusted import shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,13 +38,23 @@ Size = tuple[int, int]
 Curve = tuple[Pair, ...]
 """(percent of the steps, value), percents ascending: straight lines between, constant beyond the first and the last."""
 
+LONGEST_TEXT = 20_000
+"""Characters of an option that is a text, or is given as one: some two hundred times what a CLIP encoder reads at once.
+"""
+MOST_KEYS = 1000
+"""Keyframes of a curve."""
+
 
 class OptionError(ValueError):
-    """A value was refused. ``field`` is the option, ``value`` what was given, ``allowed`` what may be given."""
+    """A value was refused. ``field`` is the option, ``value`` what was given, ``allowed`` what may be given.
+
+    The message is one line, which repeats at most `ivmixed.untrusted.SHOWN` characters of the value.
+    """
 
     def __init__(self, field: str, value: Any, allowed: str, problem: str = "is not allowed"):
         self.field, self.value, self.allowed = field, value, allowed
-        super().__init__(f"IV-mixed: {field} = {value!r} {problem}; allowed: {allowed}.")
+        text = repr(value) if isinstance(value, str) else value
+        super().__init__(f"IV-mixed: {shown(field, 60)} = {shown(text)} {problem}; allowed: {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Option:
 
     ``kind`` is ``choice`` (str), ``number`` (float), ``pair`` (start, end), ``curve`` (keyframes; empty for none),
     ``size`` (width, height in pixels; None for the clip's own), ``whole`` (int), ``text`` (str) or ``several`` of the
-    choices (tuple of str).
+    choices (tuple of str). None may be given where it is the default.
     """
 
     name: str
@@ -83,7 +97,7 @@ class Option:
         if self.kind in ("choice", "several"):
             return ("one of " if self.kind == "choice" else "a list of one or more of ") + ", ".join(self.choices)
         if self.kind == "text":
-            return "a text"
+            return f"a text of at most {LONGEST_TEXT} characters"
         span = f"{self.minimum:g} to {self.maximum:g}" + (f" {self.unit}" if self.unit else "")
         if self.kind in ("number", "whole"):
             return f"a {'whole ' * (self.kind == 'whole')}number from {span}"
@@ -93,8 +107,11 @@ class Option:
 
     def check(self, value: Any) -> Any:
         """``value`` in its canonical type, see `kind`, or None. Raises OptionError."""
-        if value is None and self.follows:
+        if value is None and self.default is None:
             return None
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise OptionError(self.name, value, f"a text of at most {LONGEST_TEXT} characters",
+                              f"has {len(value)} characters")
         if self.kind == "size":
             return self._size(value)
         if self.kind == "choice":
@@ -104,7 +121,7 @@ class Option:
         if self.kind == "text":
             if not isinstance(value, str):
                 raise OptionError(self.name, value, self.allowed)
-            return value.strip()
+            return self._text(value)
         if self.kind == "several":
             if not isinstance(value, (list, tuple)) or not value or any(part not in self.choices for part in value):
                 raise OptionError(self.name, value, self.allowed)
@@ -134,14 +151,24 @@ class Option:
             raise OptionError(self.name, value, self.allowed)
         return float(number)
 
+    def _text(self, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise OptionError(self.name, value, self.allowed, "holds half a surrogate pair, which is no character"
+                              ) from None
+        return value.strip()
+
     def _size(self, value: Any) -> Size | None:
-        if value is None or value == "":
+        if value == "":
             return None
         try:
-            sides = map(int, value.lower().split("x")) if isinstance(value, str) else value
-            width, height = (self._number(side, value) for side in sides)
-        except (TypeError, ValueError):
+            sides = [int(side) for side in value.lower().split("x")] if isinstance(value, str) else value
+        except ValueError:
             raise OptionError(self.name, value, self.allowed) from None
+        if not isinstance(sides, (list, tuple)) or len(sides) != 2:
+            raise OptionError(self.name, value, self.allowed)
+        width, height = (self._number(side, value) for side in sides)
         if width % self.step or height % self.step:
             raise OptionError(self.name, value, self.allowed)
         return int(width), int(height)
@@ -155,6 +182,8 @@ class Option:
                 raise OptionError(self.name, value, self.allowed) from None
         if not isinstance(keys, (list, tuple)) or not all(isinstance(k, (list, tuple)) and len(k) == 2 for k in keys):
             raise OptionError(self.name, value, self.allowed)
+        if len(keys) > MOST_KEYS:
+            raise OptionError(self.name, value, f"at most {MOST_KEYS} keyframes", f"has {len(keys)} keyframes")
         curve = tuple((self._number(percent, value, 100.0), self._number(part, value)) for percent, part in keys)
         if not all(before[0] < after[0] for before, after in zip(curve, curve[1:])):
             raise OptionError(self.name, value, self.allowed)
@@ -176,7 +205,7 @@ class Option:
 
     def from_text(self, text: str) -> Any:
         """The inverse of `to_text`. Raises OptionError."""
-        if self.kind in ("choice", "text", "curve", "size"):
+        if len(text) > LONGEST_TEXT or self.kind in ("choice", "text", "curve", "size"):
             return self.check(text)
         if self.kind == "several":
             return self.check(text.split())
@@ -203,6 +232,7 @@ class OptionSet:
     """
 
     @classmethod
+    @functools.cache
     def declared(cls) -> tuple[Option, ...]:
         """The declarations, in their order."""
         return tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
@@ -219,9 +249,7 @@ class OptionSet:
         names = [option.name for option in cls.declared()]
         for name in values:
             if name not in names:
-                near = difflib.get_close_matches(str(name), names, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                raise OptionError(str(name), values[name], ", ".join(names), f"is no option{hint}")
+                raise unknown(name, values[name], names, "option")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,16 +263,51 @@ class OptionSet:
 
     @classmethod
     def from_infotext(cls, infotext: Mapping[str, Any]) -> Self:
-        """The inverse of `to_infotext`; other keys are ignored."""
-        return cls(**{option.name: option.from_text(str(infotext[option.label]))
-                      for option in cls.declared() if option.label in infotext})
+        """The inverse of `to_infotext`; other keys are ignored. Raises OptionError for the first wrong value."""
+        values, errors = cls.read_infotext(infotext)
+        if errors:
+            raise errors[0]
+        return cls(**values)
+
+    @classmethod
+    def read_infotext(cls, infotext: Mapping[str, Any]) -> tuple[dict[str, Any], list[OptionError]]:
+        """What can be read of an infotext: values by name that go together, and what is wrong with the others."""
+        values: dict[str, Any] = {}
+        errors: list[OptionError] = []
+        for option in cls.declared():
+            if option.label in infotext:
+                try:
+                    values[option.name] = option.from_text(str(infotext[option.label]))
+                except OptionError as error:
+                    errors.append(error)
+        for _ in range(len(values)):
+            try:
+                cls(**values)
+                break
+            except OptionError as error:  # of values that do not go together
+                errors.append(error)
+                values.pop(error.field, None)
+        return values, errors
+
+
+def unknown(name: Any, value: Any, names: list[str], kind: str) -> OptionError:
+    """The error for a name that is none of ``names``; ``kind`` is what these are, in a word."""
+    name = str(name)
+    near = difflib.get_close_matches(name, names, n=1) if len(name) < 100 else []
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return OptionError(name, value, ", ".join(names), f"is no {kind}{hint}")
+
+
+def _words(label: str, help: str) -> Any:
+    return declare("text", "", label, help, of_clip=True,
+                   spelled=f"a text of at most {LONGEST_TEXT} characters; or nothing")
 
 
 def _gamma_curve(label: str, help: str) -> Any:
     return declare(
         "curve", (), label, help, minimum=0.0, maximum=30.0, advanced=True,
         spelled='keyframes as in "0=6 50=2 100=4": percent of the steps = gamma, percents ascending from 0 to 100, '
-                "gammas from 0 to 30; or nothing")
+                f"gammas from 0 to 30, at most {MOST_KEYS} of them; or nothing")
 
 
 @dataclass(frozen=True)
@@ -277,14 +340,14 @@ class Options(OptionSet):
         "pair", (0.0, 100.0), "IV-mixed interval", minimum=0.0, maximum=100.0, step=1.0, unit="%", ascending=True,
         help="Part of the steps in which the extra loop runs; the other steps are plain",
     )
-    image_prompt: str = declare(
-        "text", "", "IV-mixed image prompt", spelled="a text; or nothing", of_clip=True,
-        help="Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
-             "for the image model alone, which then has a UNet of its own in memory",
+    image_prompt: str = _words(
+        "IV-mixed image prompt",
+        "Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
+        "for the image model alone, which then has a UNet of its own in memory",
     )
-    image_negative_prompt: str = declare(
-        "text", "", "IV-mixed image negative prompt", spelled="a text; or nothing", of_clip=True,
-        help="Negative prompt of the image model alone: that of the clip where nothing is given",
+    image_negative_prompt: str = _words(
+        "IV-mixed image negative prompt",
+        "Negative prompt of the image model alone: that of the clip where nothing is given",
     )
     image_checkpoint: str = declare(
         "text", "", "IV-mixed image checkpoint", of_clip=True, webui=True,
@@ -415,9 +478,8 @@ def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
 
 def on_curve(curve: Curve, percent: float) -> float:
     """The value of a curve of at least one keyframe at ``percent`` of the steps, 0 to 100."""
-    if percent <= curve[0][0]:
-        return curve[0][1]
-    for (before, low), (after, high) in zip(curve, curve[1:]):
-        if percent <= after:
-            return low + (high - low) * (percent - before) / (after - before)
-    return curve[-1][1]
+    following = bisect.bisect_left(curve, percent, key=lambda keyframe: keyframe[0])
+    if following in (0, len(curve)):
+        return curve[max(following - 1, 0)][1]
+    (before, low), (after, high) = curve[following - 1:following + 1]
+    return low + (high - low) * (percent - before) / (after - before)

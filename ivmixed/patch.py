@@ -15,12 +15,12 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
     on_class = getattr(type(target), name, None)
     inherited = name not in vars(target) and on_class is not None and not isinstance(on_class, property)
     before = getattr(target, name)
-    setattr(target, name, value)
     try:
+        setattr(target, name, value)
         yield
     finally:
         if inherited:
-            delattr(target, name)
+            vars(target).pop(name, None)
         else:
             setattr(target, name, before)
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from .options import Options, Pair, ramp
 from .schedule import Schedule
+from .untrusted import shown
 
 SAME_LEVEL = 1e-6
 """Noise levels closer than this (relative) are one: float32 schedules meet a table's ends only up to rounding."""
@@ -187,23 +188,24 @@ def make_plan(
     A move of no length would leave the latent as it is, so it is left out. In the order "animatediff" the latent is
     carried over (see `Move`) to each level at which a move begins, as in the released loop. A model whose
     prediction or features are to serve again (``back_moves``, ``fresh_percent``) is asked where there are none: none in
-    this step, or in steps that are not fresh, none at all. Raises ValueError where the sigmas do not descend, and for
-    an unknown solver.
+    this step, or in steps that are not fresh, none at all. The work grows with the number of steps, no faster. Raises
+    ValueError where the sigmas do not descend, for an unknown solver, and for less than one pixel a latent pixel.
     """
     if solver not in SOLVERS:
-        raise ValueError(f"solver = {solver!r} is not one of {', '.join(SOLVERS)}")
-    levels = [float(sigma) for sigma in sigmas]
+        raise ValueError(f"solver = {shown(solver)} is not one of {', '.join(SOLVERS)}")
+    if not vae_scale >= 1:
+        raise ValueError(f"vae_scale = {shown(vae_scale)} is less than one pixel a latent pixel")
+    levels = _levels(sigmas)
     steps = len(levels) - 1
-    if steps < 1 or not all(math.inf > a > b >= 0 for a, b in zip(levels, levels[1:])):
-        raise ValueError(f"sigmas must be at least two finite levels that descend to 0 or above, not {levels}")
     positive = [level for level in levels if level > 0]
     sigma_min = video_schedule.sigma_min if video_schedule else positive[-1]
 
     start, end = options.interval
     may = range(1, steps) if options.loop_order == "noise-first" else range(steps - 1)
-    active = _share([i for i in may if start <= 100 * i / steps < end], options.active_percent)
-    only_video = _share(active, options.z_percent, options.z_pattern)
-    fresh = _share(active, options.fresh_percent)
+    in_loop = _share([i for i in may if start <= 100 * i / steps < end], options.active_percent)
+    active = frozenset(in_loop)
+    only_video = frozenset(_share(in_loop, options.z_percent, options.z_pattern))
+    fresh = frozenset(_share(in_loop, options.fresh_percent))
 
     back_form, go_form = options.form.split("-")
     models = {"I": "image", "V": "video", "R": "noise"}
@@ -247,6 +249,18 @@ def make_plan(
                 options.guidance_rescale)
 
 
+def _levels(sigmas: Sequence[float]) -> list[float]:
+    """The outer noise levels as numbers. Raises ValueError where they are no descending levels."""
+    try:
+        levels = [float(sigma) for sigma in sigmas]
+    except (TypeError, ValueError, OverflowError):
+        levels = []
+    if len(levels) < 2 or not all(math.inf > a > b >= 0 for a, b in zip(levels, levels[1:])):
+        raise ValueError("sigmas must be at least two finite levels that descend to 0 or above, not "
+                         f"{shown(levels or sigmas)}")
+    return levels
+
+
 RELEASED = ("animatediff", "modelscope", "videocrafter")
 
 RAMP_POINTS = 50
@@ -279,10 +293,13 @@ def released_plan(
     The quirks, all of them data of the moves: every move is ``1000 // N`` timesteps long while the outer step goes to
     the next entry of a rounded linspace, so the variance-preserving latent is carried over unchanged between the two;
     levels below timestep 0 are level 0; AnimateDiff's two go moves are swapped in time; VideoCrafter's VV steps keep
-    the image gamma in the moves that the image model would make. Raises ValueError for an unknown loop or solver.
+    the image gamma in the moves that the image model would make. Raises ValueError for an unknown loop or solver, and
+    for less than one step or more than the schedule has.
     """
     if loop not in RELEASED:
-        raise ValueError(f"loop = {loop!r} is not one of {', '.join(RELEASED)}")
+        raise ValueError(f"loop = {shown(loop)} is not one of {', '.join(RELEASED)}")
+    if not 1 <= steps <= len(schedule):
+        raise ValueError(f"steps = {shown(steps)} is not a whole number from 1 to {len(schedule)}")
     solver = solver or ("dpmpp_2m_sde" if loop == "videocrafter" else "euler")
     count = len(schedule)
     stride = count // steps
@@ -330,4 +347,4 @@ def _outer_levels(solver: str, steps: int, schedule: Schedule) -> tuple[list[int
         labels = [round(k * last / steps) for k in range(steps, 0, -1)]
         levels = [schedule.sigmas[t] for t in labels] + [0.0]
         return labels, list(zip(levels, levels[1:]))
-    raise ValueError(f"solver = {solver!r} is not one of {', '.join(SOLVERS)}")
+    raise ValueError(f"solver = {shown(solver)} is not one of {', '.join(SOLVERS)}")

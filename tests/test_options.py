@@ -5,10 +5,15 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivmixed import OPTIONS, OptionError, Options, ramp
+from ivmixed.options import LONGEST_TEXT, MOST_KEYS
+from ivmixed.untrusted import SHOWN
+
+from . import hostile
+from .hostile import assert_in_words
 
 DECLARED = {option.name: option for option in OPTIONS}
 PAIRS = [name for name, option in DECLARED.items() if option.kind == "pair"]
@@ -476,3 +481,75 @@ def test_the_prices_of_presets_are_what_is_said_of_them(name, most):
         sigmas = [*(video.timestep_to_sigma(999 * k / (steps - 1)) for k in range(steps - 1, -1, -1)), 0.0]
         plan = make_plan(PRESETS[name].options, sigmas, video, image)
         assert 1 < times_plain(plan) <= plan.evaluations / steps <= most
+
+
+# --- what strangers send
+
+@pytest.mark.parametrize("name, value, words", [
+    ("image_prompt", "\ud800", "half a surrogate pair"),
+    ("image_prompt", "x" * (LONGEST_TEXT + 1), f"has {LONGEST_TEXT + 1} characters"),
+    ("gamma_go_curve", "0=1 " * LONGEST_TEXT, "characters"),
+    ("gamma_go_curve", [[k / 20, 1] for k in range(MOST_KEYS + 1)], f"has {MOST_KEYS + 1} keyframes"),
+    ("image_size", {512, 256}, "WIDTHxHEIGHT"),
+    ("image_size", "9" * 5000 + "x8", "WIDTHxHEIGHT"),
+    ("z_percent", 10**5000, "a number from 0 to 100"),
+    ("form", ["IV-IV"] * 10**5, "two of I, V, R"),
+], ids=lambda value: "")
+def test_what_is_too_long_is_refused_shortly(name, value, words):
+    error = refused(**{name: value})
+    assert error.field == name and error.value is value and words in str(error)
+    assert_in_words(str(error))
+    repeated = str(error).split(" = ", 1)[1].split(" is not allowed")[0].split(" has ")[0]
+    assert len(repeated) <= SHOWN
+
+
+def test_texts_and_curves_as_long_as_allowed():
+    text, keys = "é" * LONGEST_TEXT, [[k / 10, k % 30] for k in range(MOST_KEYS)]
+    options = Options(image_prompt=text, gamma_go_curve=keys)
+    assert options.image_prompt == text
+    assert [options.gamma("image", "go", percent / 100) for percent in (0, 0.1, 50.05, 99.95, 100)] == pytest.approx(
+        [0, 1, (500 % 30 + 501 % 30) / 2, 999 % 30, 999 % 30])
+
+
+def test_a_long_unknown_name_is_refused_shortly():
+    with pytest.raises(OptionError) as error:
+        Options.from_dict({"z" * 10**6: 1})
+    assert_in_words(str(error.value))
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from([*DECLARED, "other"]), hostile.values(list(DECLARED)), max_size=4)
+       | hostile.values(list(DECLARED)))
+def test_any_object_is_options_or_refused_in_words(value):
+    try:
+        options = Options.from_dict(value)
+    except OptionError as error:
+        assert_in_words(str(error))
+    else:
+        json.dumps(options.to_dict(), allow_nan=False, ensure_ascii=False).encode()
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from([option.label for option in OPTIONS]),
+                       st.text(max_size=20) | st.sampled_from([v for v in hostile.LEAVES if isinstance(v, str)])))
+def test_of_an_infotext_what_can_be_read_is_read(infotext):
+    """And what cannot be is named: the values that are left go together."""
+    values, errors = Options.read_infotext(infotext)
+    options = Options(**values)
+    assert {option.label for option in OPTIONS if option.name in values} | {
+        DECLARED[error.field].label for error in errors} == infotext.keys()
+    for error in errors:
+        assert_in_words(str(error))
+    if errors:
+        with pytest.raises(OptionError):
+            Options.from_infotext(infotext)
+    else:
+        assert Options.from_infotext(infotext) == options
+
+
+def test_values_of_an_infotext_that_do_not_go_together():
+    infotext = {"IV-mixed loop order": "noise-first", "IV-mixed back moves": "reuse", "IV-mixed rho": "3",
+                "IV-mixed z percent": "many"}
+    values, errors = Options.read_infotext(infotext)
+    assert values == {"loop_order": "noise-first", "rho": 3.0}
+    assert [error.field for error in errors] == ["z_percent", "back_moves"]

@@ -732,3 +732,23 @@ def test_the_image_models_size_is_in_every_plan():
     assert make_plan(options, LEVELS, vae_scale=4).image_size == (128, 96)
     released = released_plan("modelscope", 6, IMAGE, image_size=(64, 64), image_resize="bilinear")
     assert (released.image_size, released.image_resize) == ((64, 64), "bilinear")
+
+
+# --- what strangers send
+
+@pytest.mark.parametrize("sigmas", [[10**400, 1], ["x", 1], [None, 0], 5, [float("nan")] * 10**5, list(range(10**5))])
+def test_levels_that_are_none_are_refused_shortly(sigmas):
+    with pytest.raises(ValueError, match="descend to 0 or above") as error:
+        make_plan(Options(), sigmas)
+    assert len(str(error.value)) < 400
+
+
+def test_no_pixels_a_latent_pixel():
+    with pytest.raises(ValueError, match="vae_scale = 0"):
+        make_plan(Options(image_size=(64, 64)), [1, 0], vae_scale=0)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_released_loop_has_as_many_steps_as_its_table(steps):
+    with pytest.raises(ValueError, match=f"steps = {steps}"):
+        released_plan("modelscope", steps, VIDEO)

@@ -10,6 +10,10 @@ from .windows import LOOPS
 FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
 """How a clip can be written; PNG is a file for every frame."""
 
+MOST_LORAS = 20
+MOST_WEIGHT = 10.0
+"""Of a motion LoRA, either sign."""
+
 
 @dataclass(frozen=True)
 class MotionOptions(OptionSet):
@@ -31,7 +35,8 @@ class MotionOptions(OptionSet):
     )
     loras: str = declare(
         "text", "", "IV-mixed motion LoRA",
-        spelled='file names with weights, as in "v2_lora_ZoomIn:0.8, v2_lora_PanLeft"',
+        spelled=f'at most {MOST_LORAS} file names, with weights from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}, as in '
+                '"v2_lora_ZoomIn:0.8, v2_lora_PanLeft"',
         help="Motion LoRAs for a v2 module, with their weights: v2_lora_ZoomIn:0.8, v2_lora_PanLeft",
     )
     context: int = declare(
@@ -71,6 +76,8 @@ class MotionOptions(OptionSet):
                 pairs.append((name.strip(), float(weight or 1)))
             except ValueError:
                 raise OptionError("loras", self.loras, MOTION_OPTIONS["loras"].allowed) from None
+        if len(pairs) > MOST_LORAS or not all(abs(weight) <= MOST_WEIGHT for _, weight in pairs):
+            raise OptionError("loras", self.loras, MOTION_OPTIONS["loras"].allowed)
         return pairs
 
     def windows(self) -> dict[str, Any]:

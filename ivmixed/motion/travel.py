@@ -22,6 +22,8 @@ ARC_LIMIT = 0.9995
 """Cosine of two encoded prompts above which they are blended along a straight line, since the arc has no angle."""
 
 _KEY = re.compile(r"(\d+):\s*(.*)$")
+_DIGITS = 9
+"""Of a frame's number, at most: no clip has as many."""
 
 
 class TravelError(ValueError):
@@ -53,6 +55,9 @@ class Travel:
             if match is None:
                 (tail if keys else head).append(line)
                 continue
+            if len(match[1]) > _DIGITS:
+                raise TravelError(number, line, f"gives a frame of {len(match[1])} digits; "
+                                                f"the clip's are 0 to {length - 1}")
             frame, prompt = int(match[1]), match[2]
             if tail:
                 raise TravelError(number, line, "gives a frame after the tail has begun; "

@@ -15,7 +15,8 @@ from modules import shared
 from .. import OptionError, Options, Plan, Schedule
 from ..features import DeepFeatures
 from ..patch import replaced
-from . import animatediff, built_in_a1111, checkpoints, controlnet, image_model, lora, settings, words
+from ..untrusted import shown
+from . import animatediff, built_in_a1111, checkpoints, controlnet, image_model, log, lora, settings, words
 from .image_model import ImageModel
 from .sampler import Run, Sampler
 from .words import Words
@@ -53,18 +54,15 @@ def motion_of_clip(p: Any, frames: int) -> Motion | None:
 class IVMixedSampler(Sampler):
     """The sampler of a generation in AUTOMATIC1111."""
 
-    def launch_sampling(self, steps: int, func: Callable[[], Tensor]) -> Tensor:
-        try:
-            return super().launch_sampling(steps, func)
-        except Exception:
-            # AnimateDiff cleans up only where sampling succeeds, and the next still image would be made with motion
-            animatediff.remove(shared.sd_model)
-            image_model.forget(self.p)
-            raise
-
     @classmethod
     def finished(cls, p: Any) -> None:
         image_model.forget(p)
+
+    @classmethod
+    def failed(cls, p: Any) -> None:
+        super().failed(p)
+        # AnimateDiff takes it out only where sampling succeeds, and the next still image would be made with motion
+        animatediff.remove(shared.sd_model)
 
     def run_of_clip(self, frames: int) -> Run:
         return _Run(self, motion_of_clip(self.p, frames))
@@ -124,8 +122,13 @@ class _Run(Run):
         return self.image_model is not None and self.image_model.make_room()
 
     def end(self) -> None:
-        if self.image_model is not None:
+        if self.image_model is None:
+            return
+        try:
             self.image_model.rest()
+        except Exception as error:  # the clip is made
+            log.warning(f"the image model could not be kept in memory: {type(error).__name__} {shown(str(error))}")
+            image_model.forget(self.sampler.p)
 
     def schedules(self) -> tuple[Schedule, Schedule]:
         denoisers = self.sampler.model_wrap_cfg.inner_model, self.image

@@ -15,9 +15,9 @@ from torch import Tensor
 from modules import devices, sd_models, shared
 
 from .. import motion
-from ..motion import MotionError, attach
+from ..motion import attach
 from ..patch import replaced
-from . import animatediff, controlnet
+from . import controlnet
 from .motion import Clip, of_request
 
 
@@ -27,11 +27,7 @@ def acting(clip: Clip) -> Iterator[motion.Motion]:
     sd_model = shared.sd_model
     with ExitStack() as stack:
         module = stack.enter_context(clip.module(devices.dtype_unet, devices.device))
-        try:
-            acting = stack.enter_context(attach(sd_model.model.diffusion_model, module))
-        except MotionError:
-            animatediff.remove(sd_model)  # it would stay in, as it is only taken out where sampling succeeds
-            raise
+        acting = stack.enter_context(attach(sd_model.model.diffusion_model, module))
         clip.checkpoint_alphas_cumprod = sd_model.alphas_cumprod
         table = module.kind.alphas_cumprod().to(sd_model.alphas_cumprod.device)
         for name in ("alphas_cumprod", "alphas_cumprod_original"):

@@ -18,7 +18,7 @@ from ..motion import MotionError, attach
 from ..motion.attach import TAKEN
 from ..patch import replaced
 from . import host
-from .forge_motion import inner_modifiers, is_motion, network_call, on_table, tables_after_errors
+from .forge_motion import inner_modifiers, is_motion, network_call, on_table
 from .motion import Clip, of_request
 
 
@@ -29,7 +29,6 @@ def acting(clip: Clip) -> Iterator[motion.Motion]:
     unet = sd_model.forge_objects_after_applying_lora.unet  # every sampling begins with this one
     network = unet.model
     with ExitStack() as stack:
-        stack.enter_context(tables_after_errors(clip.p))  # refused beside AnimateDiff, whose table the host has put in
         module = stack.enter_context(clip.module(_dtype(network), unet.load_device))
         acting = stack.enter_context(attach(network.diffusion_model, module))
         _reserve(unet, module, stack)

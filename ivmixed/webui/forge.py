@@ -25,7 +25,7 @@ from ..features import DeepFeatures
 from ..patch import replaced
 from . import built_in_forge, checkpoints, forge_controlnet, forge_image_model, words
 from .forge_image_model import ImageModel, loras_of
-from .forge_motion import Motion, motion_schedule, network_call, note_tables, on_table, tables_after_errors
+from .forge_motion import Motion, motion_schedule, network_call, note_tables, on_table, put_back_tables
 from .panel import options_of
 from .sampler import RefusedError, Run, Sampler
 from .words import Words
@@ -177,6 +177,11 @@ class ForgeSampler(Sampler):
         forge_image_model.forget(p, cls.moved_models())
 
     @classmethod
+    def failed(cls, p: Any) -> None:
+        put_back_tables(p)
+        super().failed(p)
+
+    @classmethod
     def prepare(cls, p: Any) -> None:
         note_tables(p, cls.table_of(p.sd_model.forge_objects.unet))
 
@@ -209,8 +214,7 @@ class ForgeSampler(Sampler):
     def _tables(self, p: Any, frames: int) -> Iterator[None]:
         """Within the block the noise tables are those of a latent of ``frames`` frames; after an error, the host's."""
         with ExitStack() as stack:
-            stack.enter_context(tables_after_errors(p))
-            stack.push(lambda kind, *error: self.finished(p) if kind else None)
+            stack.enter_context(self.put_back_after_errors(p))
             motion = self.motion_of_clip(p, frames)
             if motion is not None:
                 self._tell_image_model(p, motion)

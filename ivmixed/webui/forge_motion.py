@@ -133,9 +133,9 @@ def _apart(windows: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def on_table(holder: torch.nn.Module, sigmas: Tensor) -> Iterator[None]:
     """Within the block ``holder`` has this noise table; afterwards its own again, on the device where it is then."""
-    own = holder.sigmas, holder.log_sigmas
-    holder.sigmas, holder.log_sigmas = sigmas, sigmas.log()
+    own, logs = (holder.sigmas, holder.log_sigmas), sigmas.log()
     try:
+        holder.sigmas, holder.log_sigmas = sigmas, logs
         yield
     finally:
         holder.sigmas, holder.log_sigmas = (table.to(holder.sigmas.device) for table in own)
@@ -147,12 +147,7 @@ def note_tables(p: Any, table: torch.nn.Module) -> None:
     p.iv_mixed_tables = [(*place, getattr(*place)) for place in places if hasattr(*place)]
 
 
-@contextmanager
-def tables_after_errors(p: Any) -> Iterator[None]:
-    """After an error within the block the noise tables are those before the request: hosts only think of success."""
-    try:
-        yield
-    except Exception:
-        for place in getattr(p, "iv_mixed_tables", ()):
-            setattr(*place)
-        raise
+def put_back_tables(p: Any) -> None:
+    """Makes the noise tables those before the request again, on the devices where they are now."""
+    for target, name, table in getattr(p, "iv_mixed_tables", ()):
+        setattr(target, name, table.to(getattr(target, name).device))

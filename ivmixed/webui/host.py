@@ -54,12 +54,12 @@ def in_its_thread(function: Callable[[], T]) -> T:
     if not _exists("modules_forge.main_thread"):
         return function()
     result: list[T] = []
-    raised: list[Exception] = []
+    raised: list[BaseException] = []
 
     def work() -> None:
         try:
             result.append(function())
-        except Exception as error:  # the host would only print it
+        except BaseException as error:  # the host would only print it, or lose its thread
             raised.append(error)
 
     import_module("modules_forge.main_thread").run_and_wait_result(work)

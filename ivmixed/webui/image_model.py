@@ -165,21 +165,30 @@ class _Weights:
             if not beside:
                 _move(own, repeat("cpu"))
             _move(ours, places)
-            self._put_in(self.states)
             try:
+                self._put_in(self.states)
                 yield
             finally:
-                self.states = self._taken()
-                places = [parameter.device for parameter in ours]
+                states, places = self._taken(), [parameter.device for parameter in ours]
                 self._put_in(theirs)
+                self.states = states
         finally:
-            if not beside:
-                _move(ours, repeat("cpu"))
             try:
-                _move(own, places)
-            except torch.cuda.OutOfMemoryError:
+                if not beside:
+                    _move(ours, repeat("cpu"))
+            finally:
+                self._bring_back(own, places, ours)
+
+    @staticmethod
+    def _bring_back(own: list[nn.Parameter], places: list[torch.device], ours: list[nn.Parameter]) -> None:
+        """The host's parameters to where they belong, whatever becomes of these."""
+        try:
+            _move(own, places)
+        except torch.cuda.OutOfMemoryError:
+            try:
                 _move(ours, repeat("cpu"))
                 devices.torch_gc()
+            finally:
                 _move(own, places)
 
     def _taken(self) -> list[dict[str, Any]]:

@@ -105,18 +105,19 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
 
 def _plan(options: Options, host: dict[str, Any]) -> Any:
     sampler = host.get("sampler", NAME)
-    return preview.plan_of(options, int(host.get("steps", 20)), host.get("scheduler"), host.get("denoising_strength"),
+    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), host.get("denoising_strength"),
                            sampler=sampler if sampler in SAMPLERS else NAME)
 
 
 def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     frames = "built_in_frames" if host.get("built_in") else "frames"
-    return preview.price(plan, *(host.get(name) for name in (frames, "width", "height")))
+    sizes = (preview.FRAMES, frames), (preview.WIDTH, "width"), (preview.HEIGHT, "height")
+    return preview.price(plan, *(option.check(host.get(name) or None) for option, name in sizes))
 
 
 def _figure(options: Options, host: dict[str, Any], help: str) -> str:
     plan = _plan(options, host)
-    data = preview.picture(plan, options, float(host.get("cfg_scale", 7)))
+    data = preview.picture(plan, options, preview.CFG_SCALE.check(host.get("cfg_scale", 7)))
     price = _price(plan, host)
     detail = (f"{preview.steps_in_words(plan)}; {price['video']} evaluations of the video model, "
               f"{price['image']} of the image model.")
@@ -147,7 +148,7 @@ def _answer(price: str) -> str:
 
 def choose(name: str, with_cfg_scale: bool) -> list[Any]:
     """The values of the panel's components, and of the CFG scale where there is one, for a preset."""
-    preset = presets.every().get(name)
+    preset = presets.every().get(name) if isinstance(name, str) else None
     if preset is None:
         return [gr.update() for _ in range(len(of_setting(Options())) + with_cfg_scale)]
     cfg_scale = gr.update() if preset.cfg_scale is None else preset.cfg_scale

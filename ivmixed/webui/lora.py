@@ -37,8 +37,8 @@ def in_force() -> Networks:
 def forced(wanted: Networks) -> Iterator[None]:
     """Within the block ``wanted`` are in force; nothing is put into weights that have them already."""
     before = in_force()
-    _force(wanted)
     try:
+        _force(wanted)
         yield
     finally:
         _force(before)

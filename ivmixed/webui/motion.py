@@ -6,10 +6,12 @@ the host's samplers works with it, and IV-mixed takes it as its video model.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from functools import lru_cache
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,15 @@ from modules import paths, shared
 from .. import motion
 from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
 from ..options import OptionError
+from ..untrusted import shown
 from . import host, log, settings
 from .sampler import RefusedError
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
+MOST_ENTRIES = 50_000
+"""Files and folders that are looked at for motion modules, and for LoRAs."""
+MOST_DEPTH = 16
+"""Folders inside each other."""
 
 
 def folders() -> list[Path]:
@@ -34,26 +41,65 @@ def folders() -> list[Path]:
     found = [Path(folder) for folder in (settings.folder(), chosen) if folder]
     found += [models / "AnimateDiff", models / "animatediff"]
     found += sorted(Path(paths.extensions_dir).glob("*animatediff*/model"))
-    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(found) if os.path.isdir(folder)]
 
 
 def files(*more: Path) -> dict[str, Path]:
     """The model files in these folders and ``more`` by name; of two with one name the first."""
     found: dict[str, Path] = {}
-    for folder in (*folders(), *more):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in ENDINGS:
+    for path in _walk((*folders(), *more)):
+        if path.suffix.lower() in ENDINGS:
+            if path.name.isprintable():
                 found.setdefault(path.name, path)
+            else:  # half a surrogate pair, say, for a byte that is no UTF-8: the page could not be sent with it
+                _tell_once(f"{shown(repr(str(path)))} is left out: rename it, in letters that can be shown")
     return found
 
 
-@lru_cache(maxsize=1)
+def _walk(folders: Iterable[Path]) -> Iterator[Path]:
+    """The files in folders and in those inside, each folder once, also where links lead back; in their order, and no
+    more than `MOST_ENTRIES`."""
+    left, seen = MOST_ENTRIES, set()
+    waiting = [(os.fspath(folder), 0) for folder in reversed(tuple(folders))]
+    while waiting:
+        path, depth = waiting.pop()
+        if depth and not os.path.isdir(path):
+            yield Path(path)
+            continue
+        place = os.path.realpath(path)
+        if place in seen or depth > MOST_DEPTH:
+            continue
+        seen.add(place)
+        try:
+            with os.scandir(path) as entries:
+                inside = [entry.path for entry in islice(entries, left) if entry.is_dir() or entry.is_file()]
+        except OSError:  # not ours to read, or gone meanwhile
+            continue
+        left -= len(inside)
+        if not left:
+            _tell_once(f"{path}: more than {MOST_ENTRIES} files and folders; the others are not looked at for models")
+        waiting += [(name, depth + 1) for name in sorted(inside, reverse=True)]
+
+
+@cache
+def _tell_once(problem: str) -> None:
+    log.warning(problem)
+
+
+_kept: dict[tuple[Any, ...], MotionModule] = {}
+"""The module of the latest clip, by what it was loaded from."""
+
+
 def _load(
     path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...],
 ) -> MotionModule:
     """The module in memory; ``stamps`` are the files' times, so that a changed file is read again."""
-    log.info(f"loading {path.name}")
-    return motion.load(path, loras=loras, dtype=dtype)
+    wanted = path, loras, dtype, stamps
+    if wanted not in _kept:
+        _kept.clear()
+        log.info(f"loading {path.name}")
+        _kept[wanted] = motion.load(path, loras=loras, dtype=dtype)
+    return _kept[wanted]
 
 
 class Clip:
@@ -101,7 +147,13 @@ class Clip:
         try:
             yield module.to(device)
         finally:
-            module.to("cpu")
+            try:
+                module.to("cpu")
+            except BaseException as error:  # it is in pieces now, and read again for the next clip; this one is made
+                _kept.clear()
+                log.warning(f"{self.path.name} could not be kept in memory: {type(error).__name__} {shown(str(error))}")
+                if not isinstance(error, Exception):
+                    raise
 
     def in_windows(self, x: Tensor, call: Callable[[Tensor | slice], Tensor]) -> Tensor:
         """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""

@@ -12,8 +12,9 @@ from modules.ui_components import InputAccordion
 
 from ..motion import MotionOptions
 from ..motion.options import MOTION_OPTIONS
-from ..options import Option, OptionError
-from . import MOTION, clips, log, motion
+from ..options import Option
+from . import MOTION, clips, motion
+from .panel import given_of, tell_page
 
 BASIC = tuple(option for option in MOTION_OPTIONS.values() if not option.advanced)
 ADVANCED = tuple(option for option in MOTION_OPTIONS.values() if option.advanced)
@@ -29,7 +30,7 @@ def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
         gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
                 "The batch size is the number of frames.")
         shown, fields = components(elem_id)
-    return [accordion, *shown], [PasteField(accordion, lambda params: MOTION in params), *fields]
+    return [accordion, *shown], [PasteField(accordion, _is_open), *fields]
 
 
 def components(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
@@ -51,18 +52,25 @@ def from_arguments(arguments: Any) -> MotionOptions | None:
 
     Raises OptionError.
     """
-    first, *values = arguments or [False]
-    if isinstance(first, dict):
-        options = MotionOptions.from_dict(first)
-    elif not isinstance(first, bool):
-        example = f'"{MOTION}": {{"args": [{{"model": "mm_sd15_v3.safetensors", "frames": 16}}]}}'
-        raise OptionError("args", first, f"one object of options by name, as in {example}")
-    elif not first:
+    defaults = [_default(option) for option in SHOWN]
+    if arguments and arguments[1:] and arguments[1] in _first_models:
+        defaults[0] = arguments[1]
+    given = given_of(
+        arguments, defaults, f'"{MOTION}": {{"args": [{{"model": "mm_sd15_v3.safetensors", "frames": 16}}]}}')
+    if given is None:
         return None
-    else:
-        options = from_values(values)
+    options = MotionOptions.from_dict(given) if isinstance(given, dict) else from_values(given)
     clips.check(options.formats)
     return options
+
+
+def _default(option: Option) -> Any:
+    """What its component begins with."""
+    return list(option.default) if option.kind == "several" else option.default
+
+
+_first_models: list[Any] = []
+"""What the list of motion modules began with, on every page so far: files come and go."""
 
 
 def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
@@ -73,6 +81,8 @@ def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
         with gr.Row():
             names = list(motion.files())
             made = gr.Dropdown(names, value=names[0] if names else None, **shared)
+            if made.value not in _first_models:
+                _first_models.append(made.value)
             create_refresh_button(made, lambda: None, lambda: {"choices": list(motion.files())},
                                   elem_id("refresh_model"))
         return made
@@ -81,7 +91,7 @@ def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
     if option.kind == "several":
         if not all(clips.can_write(clips.ending(name)) for name in option.choices):
             shared["info"] += f". {clips.NEEDS_AV}"
-        return gr.CheckboxGroup(list(option.choices), value=list(option.default), **shared)
+        return gr.CheckboxGroup(list(option.choices), value=_default(option), **shared)
     if option.kind == "text":
         return gr.Textbox(option.default, **shared)
     step = 1 if option.kind == "whole" else option.step
@@ -92,9 +102,17 @@ def _paste(params: dict[str, Any], name: str) -> Any:
     """The pasted value of an option; its default where the infotext leaves it out; None: leave it as it is."""
     if MOTION not in params:
         return None
-    try:
-        value = getattr(MotionOptions.from_infotext(params), name)
-    except OptionError as error:
-        log.warning(f"not pasted: {error}")
-        return None
+    values, errors = MotionOptions.read_infotext(params)
+    for error in errors:
+        if error.field == name:
+            tell_page(f"not pasted: {error}")
+            return None
+    value = values.get(name, MOTION_OPTIONS[name].default)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_open(params: dict[str, Any]) -> bool | None:
+    """Whether pasting ticks the panel: where the clip had motion, by a module that can be read."""
+    if MOTION not in params:
+        return False
+    return True if "model" in MotionOptions.read_infotext(params)[0] else None

@@ -1,7 +1,9 @@
 """The panel, made from the declared options, and the way back from its values, the API's and the infotext's."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import html
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,19 +152,49 @@ def closed() -> Options:
 
 def from_arguments(arguments: Any) -> Options:
     """Options from the values of a `Panel`'s components, or from one object by option name. Raises OptionError."""
+    given = given_of(arguments, values_of(Options())[1:], f'"{NAME}": {{"args": [{{"form": "IV-IV"}}]}}')
+    if given is None:
+        return closed()
+    return Options.from_dict(given) if isinstance(given, dict) else _of_values(given)
+
+
+def given_of(arguments: Any, defaults: Sequence[Any], example: str) -> dict[str, Any] | list[Any] | None:
+    """What a script of ours was given: one object of options by name, from the API, or the values of a ticked panel's
+    components; None where the panel is not ticked.
+
+    ``defaults``: of the components behind the first, which is the panel's tick. The host puts them where the API's
+    arguments leave them out. What else comes along would have no effect: it is refused. Raises OptionError.
+    """
     if not arguments:
-        return closed()
+        return None
     first, *values = arguments
-    if isinstance(first, dict) and not any(isinstance(value, (dict, list)) for value in values):
-        return Options.from_dict(first)
-    if not isinstance(first, bool):
-        example = f'"{NAME}": {{"args": [{{"form": "IV-IV"}}]}}'
-        raise OptionError("args", first, f"one object of options by name, as in {example}")
-    if not first:
-        return closed()
+    whole = f"one object of options by name, as in {example}"
+    objects = [value for value in values if isinstance(value, dict)]
+    if not isinstance(first, (bool, dict)):
+        raise OptionError("args", first, whole)
+    if objects or len(values) > len(defaults):
+        beside = objects[0] if objects else values[len(defaults)]
+        raise OptionError("args", beside, f"{whole}; nothing beside it", "comes after the first argument")
+    if isinstance(first, dict):
+        for value, default in zip(values, defaults):
+            if value != default:
+                raise OptionError("args", value, f"{whole}; nothing beside it, also no infotext that has such options",
+                                  "comes after the first argument")
+        return first
+    if first and len(values) < len(defaults):
+        raise OptionError("args", list(arguments), f"{whole}; or all {len(defaults) + 1} values of the panel",
+                          f"has {len(arguments)} values")
+    return values if first else None
+
+
+def _of_values(values: Sequence[Any]) -> Options:
+    """The options of a ticked panel. Raises OptionError."""
     left = iter(values)
     given = {option.name: _take(option, left) for option in BASIC + ADVANCED}
-    if next(left):
+    separate = next(left)
+    if not isinstance(separate, bool):
+        raise OptionError("separate", separate, "true or false")
+    if separate:
         own = {option.name: _take(option, left) for option in SEPARATE}
         # set to the common value, a separate one is none: so the infotext comes back as it was
         given.update((o.name, own[o.name]) for o in SEPARATE if own[o.name] != given[o.follows])
@@ -182,13 +214,14 @@ def _uses_sampler(params: dict[str, Any]) -> bool:
 
 
 def _is_open(params: dict[str, Any]) -> bool | None:
-    """Whether pasting ticks the panel: where the clip was made otherwise than an unticked one would make it."""
+    """Whether pasting ticks the panel: where the clip was made otherwise than an unticked one would make it.
+
+    What could not be read of the infotext was other too, and `_paste` says so.
+    """
     if not _uses_sampler(params):
         return None
-    try:
-        return Options.from_infotext(params) != closed()
-    except OptionError:
-        return True
+    values, errors = Options.read_infotext(params)
+    return bool(errors) or Options(**values) != closed()
 
 
 def _is_separate(params: dict[str, Any]) -> bool | None:
@@ -199,15 +232,25 @@ def _paste(params: dict[str, Any], option: Option, index: int) -> Any:
     """The pasted value of a component; its default where the infotext leaves it out; None: leave it as it is."""
     if not _uses_sampler(params):
         return None
-    sources = [option, _declared(option.follows)] if option.follows else [option]
-    try:
-        options = Options.from_infotext({o.label: params[o.label] for o in sources if o.label in params})
-    except OptionError as error:
-        log.warning(f"not pasted: {error}")
-        return None
-    values = (getattr(options, o.name) for o in sources)
-    value = next((value for value in values if value is not None), None)
+    values, errors = Options.read_infotext(params)
+    sources = [option.name, option.follows]
+    for error in errors:
+        if error.field in sources:
+            if error.field == option.name and index == 0:
+                tell_page(f"not pasted: {error}")
+            return None
+    value = next((values[name] for name in sources if values.get(name) is not None), None)
+    if value is None:
+        value = _declared(option.follows or option.name).default
     return value[index] if option.kind == "pair" else _shown(option, value)
+
+
+def tell_page(message: str) -> None:
+    """Says something in the log, and on the page where it is the page that asked."""
+    log.warning(message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gradio's own way to say it where no page asked
+        gr.Warning(html.escape(message, quote=False))
 
 
 def of_setting(options: Options) -> list[Any]:

@@ -15,7 +15,7 @@ import torch
 from modules import sd_samplers, sd_samplers_common
 
 from ..cost import times_plain
-from ..options import OptionError, Options
+from ..options import Option, OptionError, Options
 from ..plan import Move, Plan, make_plan
 from ..schedule import Schedule
 from . import NAME, SAMPLERS, timing
@@ -23,6 +23,12 @@ from . import NAME, SAMPLERS, timing
 VIDEO, IMAGE = Schedule.linear(), Schedule.scaled_linear()
 AUTOMATIC = "Automatic"
 MOST_STEPS = 1000
+STEPS = Option("steps", "whole", 25, "", "Sampling steps", minimum=1, maximum=MOST_STEPS)
+FRAMES = Option("frames", "whole", None, "", "Of the clip; with width and height the time is estimated", minimum=1,
+                maximum=10_000)
+WIDTH, HEIGHT = (Option(name, "whole", None, "", "In pixels", minimum=8, maximum=8192) for name in ("width", "height"))
+CFG_SCALE = Option("cfg_scale", "number", 7.0, "", "Of the ordinary steps", minimum=0, maximum=100)
+"""The host's settings that a plan, its price and its picture ask for."""
 
 
 def plan_of(options: Options, steps: int, scheduler: str | None = None, denoising_strength: float | None = None,
@@ -33,6 +39,8 @@ def plan_of(options: Options, steps: int, scheduler: str | None = None, denoisin
     """
     if sampler not in SAMPLERS:
         raise OptionError("sampler", sampler, "one of " + ", ".join(SAMPLERS))
+    if sigmas is not None and len(sigmas) > MOST_STEPS + 1:
+        raise OptionError("sigmas", list(sigmas), f"at most {MOST_STEPS + 1} levels of noise")
     given = sigmas
     if sigmas is None:
         if scheduler in (None, AUTOMATIC):
@@ -52,9 +60,7 @@ def levels(steps: int, scheduler: str = AUTOMATIC, denoising_strength: float | N
 
     Source: ``KDiffusionSampler.get_sigmas`` and ``sample_img2img`` of the hosts, where their settings are at default.
     """
-    if not 1 <= steps <= MOST_STEPS:
-        raise OptionError("steps", steps, f"a whole number from 1 to {MOST_STEPS}")
-    last = steps
+    last = steps = STEPS.check(steps)
     if denoising_strength is not None:
         p = SimpleNamespace(steps=steps, denoising_strength=denoising_strength)
         steps, last = sd_samplers_common.setup_img2img_steps(p)

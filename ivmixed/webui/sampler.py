@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,14 @@ def prepare(p: Any) -> None:
 
     Forge main loads it only after the hooks ``before_process``, and other hosts may load another then.
     """
-    sd_samplers.all_samplers_map[NAME].constructor.prepare(p)
+    kind = sd_samplers.all_samplers_map[NAME].constructor
+    kind.prepare(p)
+    sample = p.sample
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        with kind.put_back_after_errors(p):
+            return sample(*args, **kwargs)
+    p.sample = guarded
 
 
 def finished(p: Any) -> None:
@@ -91,6 +98,30 @@ class Sampler(KDiffusionSampler):
     @classmethod
     def finished(cls, p: Any) -> None:
         """What a host needs of `finished`."""
+
+    @classmethod
+    def failed(cls, p: Any) -> None:
+        """Puts back what a request leaves in the host where it is not finished."""
+        cls.finished(p)
+
+    @classmethod
+    @contextmanager
+    def put_back_after_errors(cls, p: Any) -> Iterator[None]:
+        """After an error within the block, of whatever kind, the host is as before the request: hosts and extensions
+        only think of success."""
+        try:
+            yield
+        except BaseException:
+            cls.failed(p)
+            raise
+
+    def sample(self, p: Any, *args: Any, **kwargs: Any) -> Tensor:
+        with self.put_back_after_errors(p):  # where our script does not run, in ADetailer's own pass say
+            return super().sample(p, *args, **kwargs)
+
+    def sample_img2img(self, p: Any, *args: Any, **kwargs: Any) -> Tensor:
+        with self.put_back_after_errors(p):
+            return super().sample_img2img(p, *args, **kwargs)
 
     def run_of_clip(self, frames: int) -> Run:
         """The run of a latent of ``frames`` frames on this host."""

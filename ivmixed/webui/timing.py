@@ -1,7 +1,7 @@
 """How long clips take on this machine: noted at the end of each, to estimate the next."""
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from ..cost import work
 from ..plan import Plan
@@ -13,10 +13,11 @@ _store = Store("timing.json")
 
 def note(plan: Plan, frames: int, width: int, height: int, seconds: float) -> None:
     """A clip of this size, in pixels, was sampled in so many seconds."""
+    noted = {"frames": frames, "width": width, "height": height, "seconds": seconds,
+             "work": work(plan, _latent(width, height))}
     try:
         with _store.changing() as stored:
-            stored.update(frames=frames, width=width, height=height, seconds=seconds,
-                          work=work(plan, _latent(width, height)))
+            stored.update(noted)
     except StoreError as error:
         log.warning(f"the time of this clip is not noted: {error}")
 
@@ -28,16 +29,14 @@ def estimate(plan: Plan, frames: int, width: int, height: int) -> float | None:
     clip; attention makes a much larger one take longer.
     """
     try:
-        last = _store.read()
-        return float(last["seconds"]) * work(plan, _latent(width, height)) / last["work"] * _size(
-            frames, width, height) / _size(last["frames"], last["width"], last["height"])
-    except (StoreError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        stored = _store.read()
+        last = {name: float(stored[name]) for name in ("frames", "width", "height", "seconds", "work")}
+        size = last["frames"] * last["width"] * last["height"]
+        seconds = last["seconds"] * work(plan, _latent(width, height)) / last["work"] * frames * width * height / size
+    except (StoreError, KeyError, TypeError, ValueError, ArithmeticError):
         return None
+    return seconds if math.isfinite(seconds) and min(last.values()) > 0 else None
 
 
 def _latent(width: int, height: int) -> tuple[int, int]:
     return height // 8, width // 8
-
-
-def _size(frames: Any, width: Any, height: Any) -> float:
-    return float(frames) * float(width) * float(height)

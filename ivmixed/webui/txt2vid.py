@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from modules.ui_common import plaintext_to_html
 from modules.ui_tempdir import register_tmp_file
 from modules.ui_toprow import Toprow
 
+from ..options import Option
 from . import NAME, animatediff, clip_request, host, live, motion_panel, preview
 from .clip_request import Made, Wanted
 from .panel import Panel, from_arguments
@@ -31,6 +33,11 @@ LAST = 12
 """How many clips the strip has."""
 POSTER = 160, 160
 """A clip is at most this large there, in pixels."""
+
+CHECKED = (
+    preview.STEPS, preview.CFG_SCALE, replace(preview.WIDTH, default=512), replace(preview.HEIGHT, default=512),
+    Option("seed", "whole", -1, "", "-1 is another one every time", minimum=-1, maximum=2**53))
+"""The host's numbers that the tab sends; a browser's are whole up to there."""
 
 MEASURES = {
     "sharpness": "Sharpness (more is sharper, or noisier)",
@@ -80,10 +87,11 @@ class _Settings:
         own = dict(zip(self.host, values))
         by, *values = values[len(own):]
         split = len(self.motion)
-        whole = {name: int(own[name]) for name in ("steps", "width", "height", "seed")}
+        checked = {option.name: option.check(own[option.name]) for option in CHECKED}
         return Wanted(
             prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
-            motion=motion_panel.from_values(values[:split]), options=from_arguments(values[split:]), **{**own, **whole})
+            motion=motion_panel.from_values(values[:split]), options=from_arguments(values[split:]),
+            **{**own, **checked})
 
     def connect(self, toprow: Any) -> None:
         """The panel follows the settings, and infotext is pasted into all."""

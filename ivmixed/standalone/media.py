@@ -307,8 +307,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             raise
         log.warning("%s", str(error).removeprefix("IV-mixed: "))
     if own is None and beside is None:
-        raise MediaError(f"{shown(str(path))} holds no settings of IV-mixed, and there is no {shown(sidecar.name)} "
-                         f"beside it")
+        problem = clipreader.why_not(first)
+        raise MediaError(f"{shown(str(path))} holds no settings of IV-mixed{problem and f' (its comment {problem})'}, and "
+                         f"there is no {shown(sidecar.name)} beside it")
     if own is None and beside is not None:
         _check_fit(path, sidecar, beside)
     if own is not None and beside is not None and (

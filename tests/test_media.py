@@ -372,7 +372,7 @@ def test_any_mark_leaves_the_frames(tmp_path_factory, mark, ending):
 @every_format
 def test_a_mark_that_is_refused_says_why(tmp_path, ending):
     WRITERS[ending](tmp_path / f"a{ending}", iter(scene(0, 2)), 8, '{"ivmixed": {"cfg": NaN}}')
-    with pytest.raises(MediaError, match=r"holds no settings of IV-mixed \(its comment holds NaN, which is no number\)"):
+    with pytest.raises(MediaError, match=r"settings of IV-mixed \(its comment holds NaN, which is no number\)"):
         read_settings(tmp_path / f"a{ending}")
 
 

@@ -369,6 +369,13 @@ def test_any_mark_leaves_the_frames(tmp_path_factory, mark, ending):
         assert "\n" not in str(error) and len(str(error)) < 600
 
 
+@every_format
+def test_a_mark_that_is_refused_says_why(tmp_path, ending):
+    WRITERS[ending](tmp_path / f"a{ending}", iter(scene(0, 2)), 8, '{"ivmixed": {"cfg": NaN}}')
+    with pytest.raises(MediaError, match=r"settings of IV-mixed \(its comment holds NaN, which is no number\)"):
+        read_settings(tmp_path / f"a{ending}")
+
+
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     """A small file of every format, by its ending."""
@@ -714,9 +721,9 @@ def test_damaged_files_are_one_clear_line(tmp_path, ending):
     data = files[0].read_bytes()
     for keep in (0, 5, 40, len(data) // 2):
         files[0].write_bytes(data[:keep])
-        for read in (read_clip, read_settings):
+        for reads in (read_clip, read_settings):
             try:
-                read(files[0])  # what was left may be enough
+                reads(files[0])  # what was left may be enough
             except MediaError as error:
                 assert "\n" not in str(error)
         if keep <= 5:

@@ -73,7 +73,7 @@ def reading(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow on damaged metadata
             yield
-    except MediaError:
+    except (MediaError, JsonError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
@@ -355,9 +355,7 @@ def mark_of(file: Path) -> Mark | None:
             raise
         return None
     try:
-        values = parse_object(comment)
-        if not isinstance(values.get(OWNER), dict):
-            raise JsonError("holds no settings of IV-mixed")
+        values = _parsed(comment)
     except JsonError as error:
         if file.suffix.lower() == ".json":
             raise MediaError(f"{shown(str(file))} {error}") from None
@@ -369,6 +367,28 @@ def mark_of(file: Path) -> Mark | None:
     stored = _number(values.get("stored"), 1, MAX_FRAMES)
     return Mark(values[OWNER], fps, frames, int(stored) if stored else None,
                 f"says {' and '.join(wrong)}, which cannot be" if wrong else "")
+
+
+def _parsed(comment: str | bytes) -> dict[str, Any]:
+    """Raises JsonError."""
+    values = parse_object(comment)
+    if not isinstance(values.get(OWNER), dict):
+        raise JsonError("holds no settings of IV-mixed")
+    return values
+
+
+def why_not(file: Path) -> str:
+    """Why a comment that looks like a mark is none."""
+    try:
+        with reading(file):
+            comment = _comment(file)
+            if f'"{OWNER}"' in (comment if isinstance(comment, str) else comment.decode("latin-1")):
+                _parsed(comment)
+    except JsonError as error:
+        return str(error)
+    except MediaError:
+        pass
+    return ""
 
 
 def _number(value: Any, low: float, high: float) -> float | None:

@@ -307,8 +307,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             raise
         log.warning("%s", str(error).removeprefix("IV-mixed: "))
     if own is None and beside is None:
-        raise MediaError(f"{shown(str(path))} holds no settings of IV-mixed, and there is no {shown(sidecar.name)} "
-                         f"beside it")
+        problem = clipreader.why_not(first)
+        said = f" (its comment {problem})" if problem else ""
+        raise MediaError(f"{shown(str(path))} holds no settings of IV-mixed{said}, and there is no "
+                         f"{shown(sidecar.name)} beside it")
     if own is None and beside is not None:
         _check_fit(path, sidecar, beside)
     if own is not None and beside is not None and (

@@ -110,8 +110,7 @@ class Option:
         if value is None and self.default is None:
             return None
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise OptionError(self.name, value, f"a text of at most {LONGEST_TEXT} characters",
-                              f"has {len(value)} characters")
+            raise OptionError(self.name, value, self.allowed, f"has {len(value)} characters")
         if self.kind == "size":
             return self._size(value)
         if self.kind == "choice":

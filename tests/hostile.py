@@ -7,13 +7,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-LEAVES = [None, True, False, 0, 1, -1, 7.5, 1e308, math.nan, math.inf, -math.inf, 10**400, -10**4000, "", "IV-IV",
-          "0=6 50=2", "512x512", "nan", "1e999", "9" * 5000, "\ud800", "a\0b", "x" * 30_000, "4 to 6", "<b>"]
+LEAVES = [
+    None, True, False, 0, 1, -1, 7.5, 1e308, math.nan, math.inf, -math.inf, 10**400, -10**4000, "", "IV-IV", "<b>",
+    "0=6 50=2", "512x512", "nan", "1e999", "9" * 5000, "\ud800", "a\0b", "x" * 30_000, "4 to 6",
+]
 """Numbers beyond a float, half a surrogate pair, texts that are too long."""
 
-LEAF_TEXTS = ["null", "true", "0", "1", "25", "-1", "7.5", "1e999", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000,
-              r'"\ud800"', '"IV-IV"', '"IV-mixed"', '"Karras"', '""', json.dumps("x" * 30_000), "[" * 200 + "]" * 200, "{",
-              "[1,", "[]", "{}", "[4, 2]", "'a'"]
+LEAF_TEXTS = [
+    "null", "true", "0", "1", "25", "-1", "7.5", "1e999", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000,
+    r'"\ud800"', '"IV-IV"', '"IV-mixed"', '"Karras"', '""', json.dumps("x" * 30_000), "[" * 200 + "]" * 200, "{", "[1,",
+    "[]", "{}", "[4, 2]", "'a'",
+]
 """The same as JSON, some of it broken; and a number beyond the digits that Python prints."""
 
 

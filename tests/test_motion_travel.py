@@ -38,6 +38,7 @@ def test_the_parts_of_the_text():
     ("0: a\n16: b", "line 2 .'16: b'. gives frame 16 of a clip with frames 0 to 15"),
     ("8: a\n4: b", "line 2 .'4: b'. gives frame 4 after frame 8; let frames ascend"),
     ("8: a\n8: b", "gives frame 8 after frame 8"),
+    ("9" * 5000 + ": a", "gives a frame of 5000 digits; the clip's are 0 to 15"),
     ("head\n0: a\ntail\n4: b", "line 4 .'4: b'. gives a frame after the tail has begun"),
     ("0: a\n4:  ", "line 2 .'4:'. has no prompt; write"),
 ])

@@ -7,14 +7,16 @@ import jsonschema
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivmixed import OPTIONS, OptionError, Options, Schedule, make_plan
 from ivmixed.cost import OUTER, WHOLE, times_plain, work
 
+from . import hostile
 from .host import loaded
 from .host.forge_host import HOSTS, loaded_forge
+from .hostile import assert_in_words
 from .test_options import any_options
 
 
@@ -196,6 +198,57 @@ def test_a_number_out_of_range_is_refused(client, request_, field):
     answer = client.post("/ivmixed/v1/plan", json=request_)
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", field]
+
+
+@pytest.mark.parametrize("body, place, words", [
+    ('{"steps": 1' + "0" * 400 + "}", [], "too large"), ('{"steps": 1' + "0" * 5000 + "}", [], "too large"),
+    ('{"sigmas": [1' + "0" * 400 + ", 1]}", [], "too large"), ('{"sigmas": [NaN, 1]}', [], "NaN"),
+    ('{"options": {"z_percent": 1e999}}', [], "too large"), (r'{"sampler": "\ud800"}', [], "surrogate"),
+    ("[" * 200_000, [], "nested too deep"), ("", [], "is no JSON"), ("[]", ["body"], "an object of steps"),
+    ("null", ["body"], "an object of steps"), ("{" + " " * (2 << 20) + "}", [], "has more than"),
+    ('{"step": 5}', ["step"], "step = 5 is no field (did you mean steps?); allowed: steps, sampler"),
+    ('{"steps": "25"}', ["steps"], "steps = '25' is not allowed; allowed: a whole number from 1 to 1000"),
+    ('{"steps": true}', ["steps"], "steps = True"), ('{"steps": 2.5}', ["steps"], "steps = 2.5"),
+    ('{"steps": null}', ["steps"], "steps = None"), ('{"sampler": 5}', ["sampler"], "sampler = 5"),
+    ('{"sigmas": [true, 0]}', ["sigmas"], "sigmas = [True, 0]"), ('{"sigmas": 5}', ["sigmas"], "2 to 1001 levels"),
+    ('{"options": null}', ["options"], "an object with option names"), ('{"width": 1e300}', ["width"], "8 to 8192"),
+])
+def test_a_body_that_is_none_is_refused_in_words(client, body, place, words):
+    answer = client.post("/ivmixed/v1/plan", content=body)
+    assert answer.status_code == 422
+    detail, = answer.json()["detail"]
+    assert detail["loc"] == ["body", *place] and words in detail["msg"]
+    assert_in_words(detail["msg"])
+
+
+@pytest.mark.parametrize("request_, words", [
+    ({"sigmas": list(range(16_000, -1, -1))}, "2 to 1001 levels of noise"),
+    ({"options": {"gamma_go_curve": [[k / 1000, 1] for k in range(10**5 // 3)]}}, "at most 1000 keyframes"),
+    ({"options": {"gamma_go_curve": "0=1 " * 10**5}}, "has 400000 characters"),
+    ({"options": {"form": "x" * 10**5}}, "two of I, V, R"),
+])
+def test_small_requests_for_endless_work_are_refused(client, request_, words):
+    answer = client.post("/ivmixed/v1/plan", json=request_)
+    assert answer.status_code == 422 and words in answer.text and len(answer.text) < 1000
+
+
+@settings(max_examples=40)
+@given(hostile.texts(["steps", "sampler", "scheduler", "sigmas", "options", "frames", "width", "denoising_strength",
+                      "form", "gamma_go", "rho"]))
+def test_any_body_is_answered(client, body):
+    answer = client.post("/ivmixed/v1/plan", content=body)
+    assert answer.status_code in (200, 422)
+    if answer.status_code == 422:
+        detail = answer.json()["detail"]
+        assert_in_words(detail if isinstance(detail, str) else detail[0]["msg"])
+
+
+def test_the_hosts_documents_say_what_a_plan_may_be_asked(client):
+    asked = client.get("/openapi.json").json()["paths"]["/ivmixed/v1/plan"]["post"]["requestBody"]
+    properties = asked["content"]["application/json"]["schema"]["properties"]
+    assert list(properties) == ["steps", "sampler", "scheduler", "denoising_strength", "frames", "width", "height",
+                                "sigmas", "options"]
+    assert (properties["steps"]["minimum"], properties["steps"]["maximum"]) == (1, 1000)
 
 
 # --- presets

@@ -149,6 +149,14 @@ def test_what_is_refused_is_told_where_the_picture_stands(host):
     assert "value" not in update
 
 
+@pytest.mark.parametrize("name, value", [("steps", None), ("steps", "x"), ("steps", 10**400), ("cfg_scale", None),
+                                         ("width", -1), ("frames", 1e300), ("scheduler", 5)])
+def test_what_the_host_has_beyond_a_plan_is_told_too(host, name, value):
+    _, text, price, _ = look(host, Options(), **{name: value})
+    assert f"IV-mixed: {name} = " in text
+    assert name == "cfg_scale" or f"refused: IV-mixed: {name} = " in price
+
+
 # --- presets
 
 def changed(page, values):
@@ -179,6 +187,7 @@ def test_choosing_custom_changes_nothing(host, page):
     values = host.module("live").choose("custom", True)
     assert len(values) == len(page.names) + 1
     assert not any("value" in value for value in values)
+    assert host.module("live").choose(["paper"], True) == values
 
 
 @given(options=any_options())

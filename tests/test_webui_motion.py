@@ -1,6 +1,7 @@
 """Built-in motion in AUTOMATIC1111, against a double of the host (tests/host)."""
 import base64
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ivmixed.motion.module import SDXL, V1, V2, V3
 from ivmixed.motion.options import MOTION_OPTIONS
 
 from .host import NAME, loaded
+from .hostile import assert_in_words
 
 MOTION = "IV-mixed motion"
 KINDS = {"v1.safetensors": V1, "v2.safetensors": V2, "v3.safetensors": V3, "xl.safetensors": SDXL}
@@ -375,6 +377,17 @@ def test_two_batches_are_two_clips(host, tmp_path):
 
 # --- options, panel, infotext
 
+@pytest.mark.parametrize("values, words", [
+    ({"loras": "zoom:nan"}, "-10 to 10"), ({"loras": "zoom:1e999"}, "-10 to 10"), ({"loras": "zoom:-11"}, "-10 to 10"),
+    ({"loras": ",".join(["zoom"] * 21)}, "at most 20"), ({"model": "\ud800"}, "surrogate"),
+    ({"frames": 10**400}, "2 to 1024"), ({"formats": ["GIF"] * 10**4 + [{}]}, "a list of one or more of GIF"),
+])
+def test_values_beyond_what_a_clip_can_have(values, words):
+    with pytest.raises(OptionError, match=words) as error:
+        MotionOptions(**values)
+    assert_in_words(str(error.value))
+
+
 def test_names_do_not_meet_those_of_the_sampler():
     labels = [option.label for option in (*OPTIONS, *MOTION_OPTIONS.values())]
     assert len(set(labels)) == len(labels)
@@ -404,10 +417,51 @@ def test_the_panel_is_that_of_the_options(host):
     assert host.motion_panel.from_arguments(sent) == MotionOptions(model="v1.safetensors")
 
 
-@pytest.mark.parametrize("arguments", [[5], ["v3.safetensors"]])
-def test_arguments_that_are_no_options(host, arguments):
-    with pytest.raises(OptionError, match="one object"):
-        host.motion_panel.from_arguments(arguments)
+def test_arguments_that_are_no_options(host):
+    """What comes beside the API's object is refused: the host puts the defaults there, and only these may be."""
+    for arguments in ([5], ["v3.safetensors"], [{"frames": 8}, *[None] * 12], [True, "v3.safetensors"],
+                      [True, "v3.safetensors", *[16] * 10], [False, {"frames": 32}], [10**5000]):
+        with pytest.raises(OptionError, match="one object") as error:
+            host.motion_panel.from_arguments(arguments)
+        assert_in_words(str(error.value))
+    for more in [{"frames": 32}], [{"frames": 32}, {"fps": 12}], ["v1.safetensors", 8], [None, 8]:
+        p = request(host)
+        p.script_args = host.arguments({MOTION: [{"model": "v3.safetensors", "frames": 4}, *more]})
+        with pytest.raises(host.sampler.RefusedError, match=r"args = .* comes after the first .*nothing beside"):
+            host.run(p)
+        assert host.evaluations == []
+
+
+def test_the_defaults_beside_the_apis_object_are_those_of_any_page(host, tmp_path):
+    """The list of modules may have begun with another when the API learned them."""
+    host.load_scripts()
+    given = host.arguments({MOTION: [{"model": "v2.safetensors", "frames": 4}]})
+    (tmp_path / "AnimateDiff" / "a.safetensors").touch()
+    host.load_scripts()
+    script = host.script(MOTION)
+    arguments = given[script.args_from:script.args_to]
+    assert arguments[1] == "v1.safetensors"
+    assert host.motion_panel.from_arguments(arguments).model == "v2.safetensors"
+
+
+def test_of_a_pasted_infotext_one_bad_value_is_told_and_the_rest_taken(host):
+    fields = host.script(MOTION).infotext_fields
+    options = MotionOptions(model="v1.safetensors", frames=24, fps=7.5, stride=2, closed_loop="A")
+    for field, text in (("frames", "many"), ("frames", "2000"), ("fps", "nan"), ("formats", "AVI"), ("overlap", "16"),
+                        ("loras", "a:1e999"), ("closed_loop", "\ud800")):
+        host.log.lines.clear()
+        infotext = {**options.to_infotext(), MOTION_OPTIONS[field].label: text}
+        tick, *pasted = (paste.function(infotext) for paste in fields)
+        assert tick is True
+        for value, option in zip(pasted, host.motion_panel.SHOWN, strict=True):
+            expected = getattr(options, option.name)
+            if option.name == field:
+                expected = None
+            assert value == (list(expected) if isinstance(expected, tuple) else expected)
+        assert len(host.log.lines) == 1 and host.log.lines[0].startswith(f"not pasted: IV-mixed: {field} = ")
+    # without a module that can be read nothing is ticked
+    assert fields[0].function({MOTION: "\ud800", f"{MOTION} frames": "8"}) is None
+    assert fields[0].function({"Steps": "8"}) is False
 
 
 def test_where_files_are_looked_for(host, tmp_path):
@@ -427,6 +481,44 @@ def test_where_files_are_looked_for(host, tmp_path):
     found = host.built_in.files()
     assert found["a.ckpt"] == extension / "a.ckpt" and found["b.pth"] == chosen / "b.pth"
     assert found["c.pt"] == own / "c.pt" and set(found) == {"a.ckpt", "b.pth", "c.pt", *KINDS}
+
+
+def test_the_walk_for_files_is_bounded(host, tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("deep/a.ckpt", "b.ckpt", "c.ckpt", "notes.txt"):
+        (folder / name).touch()
+    (folder / "deep" / "back").symlink_to(folder)
+    (folder / "linked").symlink_to(tmp_path / "AnimateDiff")
+    (folder / "d.ckpt").mkdir()
+    (folder / "lost.ckpt").symlink_to(tmp_path / "nowhere")
+    with open(os.fsencode(folder) + b"/bad\xff.ckpt", "wb"):
+        pass
+    host.shared.opts.set("ivmixed_motion_folder", str(folder))
+    host.log.lines.clear()
+    found = host.built_in.files()
+    assert list(found) == ["b.ckpt", "c.ckpt", "a.ckpt", *KINDS]
+    assert found["v1.safetensors"] == folder / "linked" / "v1.safetensors"
+    assert len(host.log.lines) == 1 and "bad\\udcff.ckpt' is left out: rename it" in host.log.lines[0]
+    for name, value, left in ("MOST_DEPTH", 0, ["b.ckpt", "c.ckpt", *KINDS]), ("MOST_ENTRIES", 3, None):
+        monkeypatch.setattr(host.built_in, name, value)
+        found = list(host.built_in.files())
+        assert found == left if left else len(found) <= 3
+    for _ in range(2):
+        host.built_in.files()
+    assert len(host.log.lines) == 2 and "more than 3 files and folders" in host.log.lines[1]
+    for nothing in ("\0", "x" * 10_000, str(folder / "b.ckpt"), "nowhere"):
+        host.shared.opts.set("ivmixed_motion_folder", nothing)
+        assert host.built_in.folders() == [tmp_path / "AnimateDiff"]
+
+
+def test_the_folder_is_guarded_as_the_hosts_own_are(host, monkeypatch):
+    opts, key = host.shared.opts, "ivmixed_motion_folder"
+    assert not opts.set(key, "/", is_api=True) and opts.set(key, "mine")
+    monkeypatch.setattr(host.shared, "hide_dirs", {"visible": False})
+    host.load_scripts()
+    assert host.shared.settings_page[key].component_args == {"visible": False}
+    assert not opts.set(key, "/") and opts.ivmixed_motion_folder == "mine"
 
 
 def test_the_infotext_has_the_prompt_as_written(host):

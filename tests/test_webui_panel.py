@@ -2,12 +2,14 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivmixed import OPTIONS, OptionError, Options
 
+from . import hostile
 from .host import NAME, loaded
+from .hostile import assert_in_words
 from .test_options import any_options
 
 OWN = [option for option in OPTIONS if option.follows]
@@ -184,12 +186,34 @@ def test_the_apis_object_may_leave_options_out(page, options, data):
 
 @pytest.mark.parametrize("arguments", [
     ["IV-IV"], [None], [1], [0.0], [[]], [["IV-IV"]], [{"form": "IV-IV"}, {}], [{}, {}], [{"form": "IV-IV"}, []],
-    [{"open": True}], [{"form": "IV-IV", "gama_go": 4}],
+    [{"open": True}], [{"form": "IV-IV", "gama_go": 4}], [{"form": "II-II"}, "VV-VV"], [{"form": "II-II"}, "IV-IV", 6],
+    [False, {"form": "II-II"}], [True, "IV-IV"], [True], [True, "IV-IV", {}], [{}, *[None] * 60], [False, *[None] * 60],
+    [10**400], ["\ud800"], [{"rho": 10**400}],
 ])
 def test_wrong_shapes_are_refused(page, arguments):
     with pytest.raises(OptionError) as error:
         page.host.panel.from_arguments(arguments)
     assert str(error.value).startswith("IV-mixed: ")
+    assert_in_words(str(error.value))
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_any_arguments_are_options_or_refused_in_words(page, data):
+    """Of the API: the host puts the defaults behind those that are given."""
+    given_by_api = data.draw(st.lists(hostile.values([option.name for option in OPTIONS]) | st.booleans(), max_size=4))
+    defaults = list(page.defaults().values())
+    whole = [*given_by_api, *defaults[len(given_by_api):]] if data.draw(st.booleans()) else given_by_api
+    try:
+        assert isinstance(page.host.panel.from_arguments(whole), Options)
+    except OptionError as error:
+        assert_in_words(str(error))
+
+
+def test_a_tick_that_is_none_is_refused(page):
+    values = {**page.defaults(), "open": True, "separate": "false"}
+    with pytest.raises(OptionError, match="separate = 'false' is not allowed; allowed: true or false"):
+        page.host.panel.from_arguments([values[name] for name in page.names])
 
 
 @pytest.mark.parametrize("name, value, field", [
@@ -262,8 +286,24 @@ def test_a_broken_value_is_told_and_not_pasted(page, field, text):
     assert (after["rho"], after["gamma_back_start"], after["gamma_back_end"]) == (3, 5, 6)
     assert after["open"] is True
     assert page.host.log.lines
-    assert all(line.startswith(f"not pasted: IV-mixed: {field} = ") for line in page.host.log.lines)
+    assert len(page.host.log.lines) == 1
+    assert page.host.log.lines[0].startswith(f"not pasted: IV-mixed: {field} = ")
     assert page.host.errors.reports == []
+
+
+def test_values_that_do_not_go_together_are_told_and_the_rest_is_pasted(page):
+    before = page.showing(Options(back_moves="evaluate"))
+    page.host.log.lines.clear()
+    after = page.paste(infotext(Options(loop_order="noise-first", rho=3), **{"IV-mixed back moves": "reuse"}), before)
+    assert (after["loop_order"], after["rho"], after["back_moves"]) == ("noise-first", 3, "evaluate")
+    assert [line.split(" = ")[0] for line in page.host.log.lines] == ["not pasted: IV-mixed: back_moves"]
+
+
+def test_the_page_that_pastes_is_told(page, monkeypatch):
+    said = []
+    monkeypatch.setattr(page.host.panel.gr, "Warning", said.append)
+    page.paste(infotext(Options(), **{"IV-mixed form": "<b>"}), page.defaults())
+    assert len(said) == 1 and "form = '&lt;b&gt;' is not allowed" in said[0]
 
 
 def test_fields_named_for_the_api_are_fields_of_its_requests(page):

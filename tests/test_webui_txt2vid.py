@@ -277,6 +277,10 @@ def test_the_page_says_what_is_wrong(any_host):
     assert "value" not in shown.clip
     shown = page.press("generate", by="built-in motion", **{**SMALL, "motion_model": "gone"})
     assert "model = 'gone' is not in the folders" in html.unescape(shown.log)
+    for name, value in ("steps", None), ("steps", 1001), ("width", "x"), ("height", -1), ("seed", 0.5), (
+            "cfg_scale", [7]):
+        shown = page.press("generate", by="built-in motion", **{**SMALL, name: value})
+        assert f"IV-mixed: {name} = {value!r} is not allowed" in html.unescape(shown.log)
     assert page.press("generate", by="built-in motion", **SMALL).infotext
 
 

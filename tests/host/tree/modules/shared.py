@@ -13,6 +13,7 @@ class OptionInfo:
     def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
         self.default, self.label, self.component, self.component_args = default, label, component, component_args
         self.onchange, self.section = onchange, section
+        self.restrict_api = False
 
 
 class Options(SimpleNamespace):
@@ -23,12 +24,17 @@ class Options(SimpleNamespace):
         if not hasattr(self, key):
             setattr(self, key, info.default)
 
-    def set(self, key, value):
-        """What the page's button does."""
-        changed = getattr(self, key) != value
+    def set(self, key, value, is_api=False):
+        """What the page's button does, and the API; whether the setting is another now."""
+        info = settings_page[key]
+        if getattr(self, key) == value or (is_api and info.restrict_api):
+            return False
+        if isinstance(info.component_args, dict) and info.component_args.get("visible", True) is False:
+            return False
         setattr(self, key, value)
-        if changed and settings_page[key].onchange:
-            settings_page[key].onchange()
+        if info.onchange:
+            info.onchange()
+        return True
 
 
 settings_page = {}
@@ -58,7 +64,11 @@ opts = Options(
     skip_early_cond=0.0,
     use_downcasted_alpha_bar=False,
 )
-cmd_opts = SimpleNamespace(api_auth=None, disable_console_progressbars=False)
+cmd_opts = SimpleNamespace(
+    api_auth=None, disable_console_progressbars=False, freeze_settings=False, freeze_settings_in_sections=None,
+    freeze_specific_settings=None)
+hide_dirs = {"visible": True}
+"""With ``--hide-ui-dir-config`` False."""
 parallel_processing_allowed = True
 device = torch.device("cpu")
 progress_print_out = io.StringIO()

@@ -1,7 +1,7 @@
 """The sampler on Forge Neo, the branch that goes on from Forge main.
 
-Read beside ``backend/loader.py`` and ``backend/args.py`` (``dynamic_args``) of version 2.26. What is not here is as on Forge
-main: the denoiser, the network's noise table (``Prediction``), the memory manager's list.
+Read beside ``backend/loader.py`` and ``backend/args.py`` (``dynamic_args``) of version 2.26. What is not here is as on
+Forge main: the denoiser, the network's noise table (``Prediction``), the memory manager's list.
 """
 from __future__ import annotations
 

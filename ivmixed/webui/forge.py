@@ -1,10 +1,10 @@
-"""The sampler on the Forge family: what its four hosts share.
+"""The sampler on the Forge family: what its hosts share.
 
 Their denoiser reads ``forge_objects.unet.model_options`` anew on every call, so a model is asked by replacing that
 dictionary for the time of the call; nothing is loaded or cloned. The network finds its timestep in a table of its own,
 beside the sampler's: ``forge_objects.unet.model.model_sampling``. Read beside ``modules_forge/forge_sampler.py``
-(``forge_sample``) and ``ldm_patched/modules/samplers.py`` (``sampling_function``). `forge_previous`, `forge_main`,
-`reforge` and `classic` say what is other there.
+(``forge_sample``) and ``ldm_patched/modules/samplers.py`` (``sampling_function``). `forge_previous`, `forge_main`
+and `forge_neo`, `reforge` and `classic` say what is other there.
 """
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from . import api, grid, settings
 T = TypeVar("T")
 
 MARKS = {
+    "modules_forge.presets": "forge_neo",
     "modules_forge.main_entry": "forge_main",
     "ldm_patched.modules.patcher_extension": "reforge",
     "ldm_patched.modules.tomesd": "classic",

@@ -1,4 +1,4 @@
-"""Doubles of the Forge family: Forge 29be1da7, Forge main, reForge, Forge Classic.
+"""Doubles of the Forge family: Forge 29be1da7, Forge main and Neo, reForge, Forge Classic.
 
 ``forge/`` has what they share, with a few branches by host, and beside it what only one of them has. As in the hosts,
 nothing tells cond from uncond in an evaluation but the order of the network's rows: uncond comes first.
@@ -19,13 +19,17 @@ from .snapshot import Snapshot
 
 FORGE = TREE.parent / "forge"
 HOSTS = ("forge_previous", "forge_main", "reforge", "classic")
-"""By the names of our files for them."""
+"""By the names of our files for them. Forge Neo is Forge main but for what its own directory has: see
+`test_webui_forge_neo`."""
+NEO = "forge_neo"
 
 
 @contextmanager
 def loaded_forge(kind: str) -> Iterator[ForgeHost]:
-    """One of `HOSTS`, freshly imported, and the extension loaded by it; afterwards every module is as it was."""
-    with importing(FORGE / kind, FORGE, TREE):
+    """One of `HOSTS` or `NEO`, freshly imported, and the extension loaded by it; afterwards every module is as it was.
+    """
+    trees = [FORGE / kind, FORGE / "forge_main"] if kind == NEO else [FORGE / kind]
+    with importing(*trees, FORGE, TREE):
         yield ForgeHost(kind)
 
 
@@ -42,11 +46,12 @@ class ForgeHost(Host):
     def __init__(self, kind: str):
         self.kind = self.sampler_file = kind
         shared = importlib.import_module("modules.shared")
-        shared.host, shared.fits_in_memory = kind, True
+        self.family = shared.host = "forge_main" if kind == NEO else kind
+        shared.fits_in_memory = True
         shared.opts.s_min_uncond = 0.0
         shared.opts.enable_quantization = kind == "classic"
         self.external = importlib.import_module("k_diffusion.external")
-        if kind == "forge_main":
+        if self.family == "forge_main":
             self.external.CompVisDenoiser = importlib.import_module("modules_forge.schedule_linker").ForgeScheduleLinker
         self._import()
         self.base = importlib.import_module("ldm_patched.modules.model_base")
@@ -59,7 +64,7 @@ class ForgeHost(Host):
         self.sd_model_type = importlib.import_module("modules_forge.sd_model").SdModel
         self.model = self.sd_model_type()
         self.sd_models.forge_model_reload = self._load
-        if kind == "forge_main":
+        if self.family == "forge_main":
             self.shared.sd_model = self.sd_models.model_data.sd_model = FakeInitialModel()
         else:
             self._load()
@@ -121,7 +126,7 @@ class ForgeHost(Host):
     @property
     def table(self) -> torch.nn.Module:
         """The noise table that the network looks into."""
-        return self.network.predictor if self.kind == "forge_main" else self.network.model_sampling
+        return self.network.predictor if self.family == "forge_main" else self.network.model_sampling
 
     def unet(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The network as the checkpoint has it."""

@@ -1,0 +1,1 @@
+"""Forge Neo has this module and the other hosts do not."""

@@ -1,6 +1,6 @@
 """Model files: what they are and what is in them, read without running code that they may hold.
 
-They come from strangers: what a file is, its first bytes say and the names of its tensors, and what it claims is bounded
+They come from strangers: its first bytes and the names of its tensors say what a file is, and what it claims is bounded
 by what it holds. `read` gives the tensors, `kind` says what they are of, `shape` is asked before one is taken apart.
 """
 from __future__ import annotations
@@ -49,7 +49,8 @@ MOST_TENSORS, MOST_NAME = 1 << 16, 500
 MOST_LEVELS = 8
 """Dictionaries inside each other around the weights."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "motion_module", "unet", "module", "network", "params", "weights")
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "motion_module", "unet", "module", "network", "params", "weights")
 """Names under which trainers put weights beside other things."""
 TRAINING = ("module.", "_orig_mod.")
 """What training puts before all names: several devices at once, and ``torch.compile``."""
@@ -70,7 +71,7 @@ def read(path: Source, device: str = "cpu") -> Tensors:
 
     .safetensors, and what ``torch.save`` writes, told apart by their first bytes and not by the file's name. Of the
     latter no code is run, see `pickles`; the weights may lie inside dictionaries, such as ``{"state_dict": ...}``.
-    ``module.`` and the like before all names are dropped. Raises FileError: it does not exist, is damaged, or holds code
+    ``module.`` and the like before names are dropped. Raises FileError: it does not exist, is damaged, or holds code
     besides weights.
     """
     return contents(path, device)[0]
@@ -129,8 +130,9 @@ def shape(name: str, tensor: torch.Tensor, dimensions: Sequence[int]) -> tuple[i
                         "files do; choose one in float16, bfloat16 or float32")
     if tensor.dim() not in dimensions or 0 in tensor.shape:
         wanted = " or ".join(map(str, dimensions))
-        raise FileError(f"has a tensor of a wrong shape, {shown(name, 100)} of {shown(list(tensor.shape), 60)} in place of "
-                        f"{wanted} dimension{'' if wanted == '1' else 's'}")
+        sizes = shown(list(tensor.shape), 60)
+        raise FileError(f"has a tensor of a wrong shape, {shown(name, 100)} of {sizes} in place of {wanted} "
+                        f"dimension{'' if wanted == '1' else 's'} of 1 at least")
     return tuple(tensor.shape)
 
 
@@ -196,7 +198,7 @@ def _innermost(found: Any) -> tuple[Tensors, Notes]:
 
 
 def _chosen(inner: dict[str, Any], own: bool) -> str | None:
-    """The name of the dictionary with the weights, where they are not beside it. Raises FileError: it cannot be told."""
+    """The name of the dictionary with the weights, unless they are beside it. Raises FileError: it cannot be told."""
     if own:
         return WRAPPERS[0] if WRAPPERS[0] in inner else None
     if known := [name for name in WRAPPERS if name in inner]:
@@ -204,7 +206,7 @@ def _chosen(inner: dict[str, Any], own: bool) -> str | None:
     holding = [name for name, part in inner.items() if any(isinstance(value, torch.Tensor) for value in part.values())]
     if len(holding) > 1:
         raise FileError(f"holds several models ({shown(', '.join(holding), 100)}); save the one you want by itself")
-    return (holding or list(inner) or [None])[0]
+    return next(iter(holding or inner), None)
 
 
 def _numbers(found: dict[str, Any]) -> Tensors:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..untrusted import JsonError, parse_object, shown
-from .files import FileError, Notes, Source, Tensors, contents, finite, shape
+from .files import Notes, Source, Tensors, contents, finite, shape
 
 NAME = re.compile(
     r"(.+?)(?:[._]lora(?:_linear_layer)?[._](?:(down|up)|(A|B)(?:\.(?!weight$)[^.]+)?)\.weight|\.alpha)$")
@@ -26,7 +26,7 @@ HARMLESS = re.compile(r"bundle_emb\.")
 """What lies beside a LoRA and changes nothing by itself: textual inversion embeddings, for prompts that name them."""
 
 OWNERS = (
-    (r"(lora_te1?|text_encoder|te1?|clip_l|text_encoders_clip_l|cond_stage_model)_(transformer_)?(text_model_)?", "te_"),
+    (r"(lora_te1?|te1?|text_encoder|(text_encoders_)?clip_l|cond_stage_model)_(transformer_)?(text_model_)?", "te_"),
     (r"(lora_unet|unet|model_diffusion_model|diffusion_model)_", "unet_"),
     (r"text_model_(?=encoder_layers_)|(?=encoder_layers_)", "te_"),
     (r"(?=(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|time_embed|conv_in|conv_out)_?)",
@@ -34,8 +34,8 @@ OWNERS = (
 )
 """How names begin -> which of the two networks a layer is of; the first match counts."""
 
-ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-"""diffusers 0.17's names of a text encoder's layers -> the encoder's own."""
+ATTENTION = re.compile(r"(?<=self_attn_)to_(q|k|v|out)(_0)?$")
+"""diffusers 0.17's names of a text encoder's layers; its own are ``q_proj`` and so on."""
 
 RESIDUAL = {"in_layers_0": "norm1", "in_layers_2": "conv1", "emb_layers_1": "time_emb_proj", "out_layers_0": "norm2",
             "out_layers_3": "conv2", "skip_connection": "conv_shortcut"}
@@ -67,6 +67,8 @@ def fuse(layers: Mapping[str, torch.nn.Module], path: Source, weight: float) -> 
         if not finite(result):
             raise ValueError(f"layer {shown(name, 100)} would hold values that are infinite or no numbers")
         fused[id(target)] = target, result
+    if not fused:
+        raise ValueError("it names no layer")
     for target, result in fused.values():
         target.data = result
 
@@ -98,33 +100,31 @@ def _layer(name: str) -> str:
     name = re.sub(r"\.processor\.to_out$", ".to_out.0", name).replace(".processor.", ".").replace(".", "_")
     for pattern, owner in OWNERS:
         if match := re.match(pattern, name):
-            name = name[match.end():]
-            break
-    else:
-        return name
-    if owner == "te_":
-        return owner + re.sub(r"(?<=self_attn_)(to_q|to_k|to_v|to_out)(_0)?$", lambda part: ATTENTION[part[1]], name)
-    return owner + _diffusers_name(name)
+            own = name[match.end():]
+            return owner + (_diffusers_name(own) if owner == "unet_" else ATTENTION.sub(_encoders_name, own))
+    return name
+
+
+def _encoders_name(match: re.Match[str]) -> str:
+    return f"{match[1]}_proj"
 
 
 def _diffusers_name(name: str) -> str:
     """The name of a layer of the UNet, of the original layout or diffusers', in the latter."""
     if name in AROUND:
         return AROUND[name]
-    match = re.match(r"(input_blocks|middle_block|output_blocks)_(\d{1,2})(?:_(\d))?_(.+)$", name)
-    if match is None or (match[1] == "middle_block") == (match[3] is not None and not match[4]):
+    if match := re.match(r"middle_block_(\d)_(.+)$", name):
+        number, rest = int(match[1]), match[2]
+        return f"mid_block_attentions_0_{rest}" if number == 1 else f"mid_block_resnets_{number // 2}_{_residual(rest)}"
+    match = re.match(r"(input|output)_blocks_(\d{1,2})_(\d)_(.+)$", name)
+    if match is None:
         return name
     side, number, place, rest = match[1], int(match[2]), match[3], match[4]
-    if side == "middle_block":
-        rest = f"{place}_{rest}" if place else rest
-        return f"mid_block_attentions_0_{rest}" if number == 1 else f"mid_block_resnets_{number // 2}_{_residual(rest)}"
-    if place is None:
-        return name
-    level, layer = divmod(number - 1, 3) if side == "input_blocks" else divmod(number, 3)
-    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks_{level}"
+    level, layer = divmod(number - 1 if side == "input" else number, 3)
+    block = f"{'down' if side == 'input' else 'up'}_blocks_{level}"
     if rest in ("op", "conv"):
-        return f"{block}_downsamplers_0_conv" if side == "input_blocks" else f"{block}_upsamplers_0_conv"
-    return (f"{block}_resnets_{layer}_{_residual(rest)}" if place == "0" else f"{block}_attentions_{layer}_{rest}")
+        return f"{block}_{'downsamplers' if rest == 'op' else 'upsamplers'}_0_conv"
+    return f"{block}_resnets_{layer}_{_residual(rest)}" if place == "0" else f"{block}_attentions_{layer}_{rest}"
 
 
 def _residual(rest: str) -> str:
@@ -188,5 +188,3 @@ def _default_alpha(adapter: Mapping[str, Any], name: str) -> float | None:
         raise ValueError(f"peft's configuration of it has lora_alpha = {shown(alpha, 60)}, which is no number")
     return None if alpha is None else float(alpha)
 
-
-__all__ = ["FileError", "fuse", "layers_of"]

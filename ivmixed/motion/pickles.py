@@ -37,7 +37,9 @@ ZIP, LEGACY, TAR = b"PK\x03\x04", b"\x80", b"ustar"
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the pickles of the older format begin with."""
 
-_MEMBER = re.compile(r"data\.pkl|version|byteorder|data/\d+|\.data/serialization_id|\.format_version|\.storage_alignment")
+MEMBER = re.compile(
+    r"data\.pkl|version|byteorder|data/\d+|\.data/serialization_id|\.format_version|\.storage_alignment")
+"""What ``torch.save`` puts into an archive, without the name of its folder."""
 
 STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
@@ -114,7 +116,7 @@ def _members(file: BinaryIO) -> dict[str, tuple[int, int]]:
         name = entry.filename.partition("/")[2]
         if name == "constants.pkl" or name.startswith("code/"):
             raise PickleError("is a TorchScript archive, whose code is never run; choose a file of weights alone")
-        if len(roots) > 1 or name in found or not _MEMBER.fullmatch(name):
+        if len(roots) > 1 or name in found or not MEMBER.fullmatch(name):
             raise PickleError(f"is a zip archive with more than weights ({shown(entry.filename, 100)})")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
             raise PickleError(f"is a compressed zip archive ({shown(entry.filename, 100)}); unpack it, or save it anew")
@@ -197,7 +199,9 @@ class _Numbers:
             raise PickleError(f"is damaged or no model file (two sizes of the numbers {shown(key, 100)})")
         return _Storage(key, dtype, size)
 
-    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def tensor(
+        self, storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
         """A view of a storage. Raises PickleError where it claims more than there is."""
         if not (isinstance(storage, _Storage) and _is_count(offset) and isinstance(size, tuple) and len(size) <= 8
                 and isinstance(stride, tuple) and len(stride) == len(size) and all(map(_is_count, (*size, *stride)))):
@@ -341,9 +345,8 @@ class _Machine:
         if isinstance(target, StandIn):
             return
         for name, value in zip(parts[::2], parts[1::2], strict=True):
-            if isinstance(name, str):
-                if target.setdefault(name, value) is not value:
-                    raise PickleError(f"holds {shown(name, 100)} twice")
+            if isinstance(name, str) and target.setdefault(name, value) is not value:
+                raise PickleError(f"holds {shown(name, 100)} twice")
 
     def enter_marked(self, _: None) -> None:
         parts = self.marked()
@@ -362,9 +365,9 @@ class _Machine:
         self.stack.append(StandIn("set"))
 
 
-_LITERALS: dict[str, Any] = dict.fromkeys(
-    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING SHORT_BINSTRING BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 NONE".split())
+_LITERALS: dict[str, Any] = dict.fromkeys((
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "NONE"))
 _LITERALS |= {"NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 """What an instruction without an argument puts on the stack; others put that."""
 

@@ -20,6 +20,7 @@ from modules import paths, shared
 
 from .. import motion
 from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
+from ..motion.options import MOTION_OPTIONS
 from ..options import OptionError
 from . import host, log, settings
 from .sampler import RefusedError
@@ -49,11 +50,11 @@ def files(*more: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=1)
 def _load(
-    path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...],
+    path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...], kind: str,
 ) -> MotionModule:
     """The module in memory; ``stamps`` are the files' times, so that a changed file is read again."""
     log.info(f"loading {path.name}")
-    return motion.load(path, loras=loras, dtype=dtype)
+    return motion.load(path, loras=loras, dtype=dtype, kind=kind)
 
 
 class Clip:
@@ -97,7 +98,10 @@ class Clip:
     def module(self, dtype: torch.dtype, device: torch.device) -> Iterator[MotionModule]:
         """Within the block the module is on ``device``; afterwards in memory for the next clip."""
         stamps = tuple(path.stat().st_mtime for path in (self.path, *(path for path, _ in self.loras)))
-        module = _load(self.path, self.loras, dtype, stamps)
+        module = _load(self.path, self.loras, dtype, stamps, self.options.kind)
+        if module.doubt:
+            log.warning(f"motion module {module.name} {module.doubt}.")
+            self.p.extra_generation_params[MOTION_OPTIONS["kind"].label] = module.kind.name
         try:
             yield module.to(device)
         finally:

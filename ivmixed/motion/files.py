@@ -92,8 +92,6 @@ def contents(path: Source, device: str = "cpu") -> tuple[Tensors, Notes]:
         raise FileError(f"cannot be read ({one_line(error)})") from error
     except Exception as error:  # of any kind: bytes that are no pickle can look like the start of one
         raise FileError(f"is damaged or no model file ({one_line(error)})") from error
-    if len(found) > MOST_TENSORS:
-        raise FileError(f"is no model file that is known here ({len(found)} tensors, {MOST_TENSORS} are allowed)")
     tensors: Tensors = {}
     for name, tensor in found.items():
         if len(name) > MOST_NAME:
@@ -171,7 +169,10 @@ def _load(path: Path, device: str) -> tuple[Tensors, Notes]:
 def _load_safetensors(path: Path, device: str) -> tuple[Tensors, Notes]:
     tensors: Tensors = {}
     with safetensors.safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118
+        names = file.keys()
+        if len(names) > MOST_TENSORS:
+            raise FileError(f"is no model file that is known here ({len(names)} tensors, {MOST_TENSORS} are allowed)")
+        for name in names:
             part = file.get_slice(name)
             dtype = getattr(torch, DTYPES.get(part.get_dtype(), ""), None)
             if dtype is None:
@@ -210,9 +211,9 @@ def _chosen(inner: dict[str, Any], own: bool) -> str | None:
 
 
 def _numbers(found: dict[str, Any]) -> Tensors:
-    """Plain numbers among the weights, such as the alpha of a LoRA. Raises FileError for numpy's arrays."""
+    """Plain numbers among the weights, such as the alpha of a LoRA. Raises FileError for those of numpy."""
     for name, value in found.items():
-        if isinstance(value, pickles.StandIn) and "multiarray" in value.name:
-            raise FileError(f"holds weights as arrays of numpy ({shown(name, 100)}); save them as tensors")
+        if "." in name and isinstance(value, pickles.StandIn) and value.name.startswith("numpy."):
+            raise FileError(f"holds weights as numbers of numpy ({shown(name, 100)}); save them as tensors")
     return {name: torch.tensor(float(value)) for name, value in found.items()
             if "." in name and isinstance(value, (int, float)) and not isinstance(value, bool)}

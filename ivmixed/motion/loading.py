@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ class Found:
 
     def with_tables(self) -> Tensors:
         """The tensors, and the sinusoids that a file may leave out."""
-        with torch.device("meta"):
-            wanted = MotionModule(self.kind, self.layout).state_dict()
-        tables = {name: sinusoids(*table.shape[1:]) for name, table in wanted.items() if name not in self.tensors}
-        return {**self.tensors, **tables}
+        missing = _shapes(self.layout).keys() - self.tensors.keys()
+        return {**self.tensors, **{name: sinusoids(*_shapes(self.layout)[name][1:]) for name in missing}}
 
 
 def check(path: Source) -> Kind:
@@ -144,7 +143,7 @@ def read(path: Source, device: str, kind: str = AUTO) -> Found:
     layout = _layout(named, _config(path) if os.path.isdir(path) else {})
     hotshot = any(".temporal_attentions." in name for name in tensors)
     taken, doubt = _recognised(layout, named, weights, notes, kind, hotshot)
-    _compare(named, taken, layout)
+    _compare(named, layout)
     if device != "meta":
         files.check_finite(named)
     return Found(taken, layout, named, doubt)
@@ -180,7 +179,7 @@ def as_animatediff(tensors: Tensors) -> Tensors:
     for name, tensor in tensors.items():
         name = name[places[name].start(1):] if name in places else name
         name = re.sub(r"\.temporal_attentions\.(\d+)\.", r".motion_modules.\1.temporal_transformer.", name)  # HotShot's
-        if ".temporal_transformer." not in name:
+        if "motion_modules." in name and ".temporal_transformer." not in name:
             name = re.sub(r"(motion_modules\.\d+\.)", r"\1temporal_transformer.", name)
             name = _renamed(name, [(theirs, ours) for ours, theirs in DIFFUSERS_NAMES[1:]])
             if name.endswith(".attention_blocks.0.pos_encoder.pe"):
@@ -302,11 +301,17 @@ def made_for(table: Tensor) -> int | None:
     return None
 
 
-def _compare(named: Tensors, kind: Kind, layout: Layout) -> None:
+@lru_cache(maxsize=4)
+def _shapes(layout: Layout) -> dict[str, torch.Size]:
+    """The names and shapes of a module's tensors. Raises ValueError, RuntimeError for a layout that none can have."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in MotionModule(V3, layout).state_dict().items()}
+
+
+def _compare(named: Tensors, layout: Layout) -> None:
     """Raises FileError unless a module has just these tensors; position tables may be missing."""
     try:
-        with torch.device("meta"):
-            wanted = MotionModule(kind, layout).state_dict()
+        wanted = _shapes(layout)
     except (ValueError, RuntimeError) as error:  # widths that do not divide into groups, say
         raise files.FileError(f"has an unknown layout ({files.one_line(error)})") from error
     if any(width % layout.heads or width % 2 for width in layout.widths):
@@ -315,9 +320,9 @@ def _compare(named: Tensors, kind: Kind, layout: Layout) -> None:
         if name not in wanted:
             raise files.FileError(f"holds more than motion ({shown(name, 100)}), as image-to-video modules and whole "
                                   "video models do")
-        files.shape(name, tensor, (wanted[name].dim(),))
-        if tensor.shape != wanted[name].shape:
-            sizes = f"{list(tensor.shape)} in place of {list(wanted[name].shape)}"
+        files.shape(name, tensor, (len(wanted[name]),))
+        if tensor.shape != wanted[name]:
+            sizes = f"{list(tensor.shape)} in place of {list(wanted[name])}"
             raise files.FileError(f"has a tensor of another size, {shown(name, 100)} of {sizes}")
     for name in wanted:
         if name not in named and not name.endswith(".pe"):

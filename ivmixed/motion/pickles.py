@@ -52,13 +52,13 @@ REBUILT = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "t
 PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 HARMLESS = re.compile(
-    r"(numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+)|_codecs\.encode"
+    r"(numpy\.(_?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)|dtype|ndarray|dtypes\.\w+)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|list|tuple|int|float|bool|str|bytes|complex|slice|range|object)"
     r"|torch\.(Size|device|Tensor|nn\.parameter\.(Parameter|Buffer)|nn\.modules\.container\.ParameterDict"
     r"|torch_version\.TorchVersion)"
     r"|(pytorch_lightning|lightning\.pytorch)\.(callbacks|utilities\.parsing)(\.\w+)*"
     r"|(lightning_fabric|lightning\.fabric)\.utilities\.data\.AttributeDict"
-    r"|omegaconf\.\w+\.\w+|omegaconf\.(Dict|List)Config|typing\.(Any|List|Dict|Optional|Union)"
+    r"|omegaconf\.(dictconfig\.DictConfig|listconfig\.ListConfig|base\.\w+|nodes\.\w+)|typing\.(Any|List|Dict|Optional|Union)"
     r"|argparse\.Namespace|pathlib\.\w*Path|datetime\.(datetime|date|timedelta|timezone))")
 """What training leaves beside weights: callbacks, settings, numpy's numbers. Stand-ins take their places."""
 

@@ -233,8 +233,8 @@ def tensor(size, stride, offset=0, storage=STORAGE):
         return b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", value) for value in values) + b"t"
 
     place = b"\x8a\x08" + struct.pack("<q", offset)
-    return (b"}" + word("x") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + numbers(size) + numbers(stride)
-            + b"\x89NtRs")
+    shape = numbers(size) + numbers(stride)
+    return b"}" + word("x") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + shape + b"\x89NtRs"
 
 
 @pytest.mark.parametrize("steps, words", [
@@ -379,7 +379,8 @@ def test_damaged_files_are_read_or_refused(whole, tmp_path, data):
 
 
 @given(st.lists(st.sampled_from([
-    *(bytes([code]) for code in b"}])(Nsueat\x85\x86\x87R\x81b012Q\x94"), b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01",
+    *(bytes([code]) for code in b"}])(Nsueat\x85\x86\x87R\x81b012Q\x94"),
+    b"K\x01", b"q\x00", b"h\x00", b"q\x01", b"h\x01",
     word("x"), word("0"), word("state_dict"), STORAGE,
     b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n",
     b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch\nfloat16\n", tensor((4, 4), (4, 1)), tensor((4,), (0,))]),

@@ -29,8 +29,8 @@ OWNERS = (
     (r"(lora_te1?|te1?|text_encoder|(text_encoders_)?clip_l|cond_stage_model)_(transformer_)?(text_model_)?", "te_"),
     (r"(lora_unet|unet|model_diffusion_model|diffusion_model)_", "unet_"),
     (r"text_model_(?=encoder_layers_)|(?=encoder_layers_)", "te_"),
-    (r"(?=(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|time_embed|conv_in|conv_out)_?)",
-     "unet_"),
+    (r"(?=(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks|time_embed|conv)_|time_embedding_"
+     r"|out_[02]$|conv_(in|out|norm_out)$)", "unet_"),
 )
 """How names begin -> which of the two networks a layer is of; the first match counts."""
 

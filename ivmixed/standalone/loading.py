@@ -107,7 +107,7 @@ def load_video(
 ) -> diffusers.DiffusionPipeline:
     """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of ModelScope, a TextToVideoSDPipeline.
 
-    ``checkpoint``: a single SD 1.5 file in the original layout (.safetensors, or .ckpt through weights-only loading),
+    ``checkpoint``: a single SD 1.5 file in the original layout (safetensors, or what ``torch.save`` wrote),
     or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a TextToVideoSDPipeline.
     ``motion_module``: AnimateDiff v1, v2 or v3 and their like in a single file, or a diffusers MotionAdapter folder;
     needed where the checkpoint has no motion of its own, and replaces that of an AnimateDiffPipeline.

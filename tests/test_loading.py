@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from ivmixed.motion import lora  # noqa: E402
 from ivmixed.standalone import loading  # noqa: E402
 from ivmixed.standalone.loading import LoadError, check, load_image, load_video  # noqa: E402
 
@@ -311,15 +312,31 @@ def test_every_weight_of_a_motion_module_arrives(
     unet = load_video(checkpoint, path, config=config).unet
     loaded = {key: tensor for key, tensor in unet.state_dict().items() if "motion_modules." in key}
     assert content(loaded, [".pe"]) == content(module, [".pe"])
-    assert unet.config.motion_max_seq_length == (positions or 32)
+    assert unet.config.motion_max_seq_length == (positions or 64)
     for key, tensor in loaded.items():
         if key.endswith(".pe"):
-            torch.testing.assert_close(tensor, sinusoids(positions or 32, tensor.shape[2]), rtol=0, atol=1e-5)
+            torch.testing.assert_close(tensor, sinusoids(positions or 64, tensor.shape[2]), rtol=0, atol=2e-5)
     theirs = "up_blocks.1.motion_modules.2.temporal_transformer.transformer_blocks.0."
     ours = theirs.replace("temporal_transformer.", "")
     for new, old in (("attn1.to_q.weight", "attention_blocks.0.to_q.weight"), ("norm2.bias", "norms.1.bias"),
                      ("attn2.to_out.0.weight", "attention_blocks.1.to_out.0.weight"), ("norm3.bias", "ff_norm.bias")):
         assert torch.equal(loaded[ours + new], module[theirs + old])
+
+
+def test_a_module_in_the_spellings_that_the_webui_takes(motion, video, checkpoint, config, tmp_path):
+    spelled = {f"unet.module.{name}".replace(".pe", ".pos_encoding"): part for name, part in load_file(motion).items()}
+    torch.save({"motion_module": spelled, "epoch": 1}, tmp_path / "m.safetensors")
+    unet = load_video(checkpoint, tmp_path / "m.safetensors", config=config).unet
+    assert content(unet.state_dict()) == content(video.unet.state_dict())
+
+
+@pytest.mark.parametrize("tensors, words", [
+    ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": torch.tensor(1.0)}, "of a wrong shape"),
+    ({"down_blocks.0.motion_modules.0.temporal_transformer.norm.bias": torch.ones(32)}, "is incomplete, without"),
+    ({"x.motion_modules.0.norm.weight": torch.ones(32)}, "is incomplete, without")])
+def test_modules_of_strangers_are_refused_in_one_line(tensors, words, checkpoint, config, tmp_path):
+    path = saved(tmp_path / "m.safetensors", tensors)
+    assert words in refusal(check, checkpoint, path, config=config)
 
 
 def test_a_learned_position_table_is_used_and_two_that_differ_are_refused(checkpoint, config, tmp_path):
@@ -495,6 +512,54 @@ def test_a_lora_changes_the_layers_it_names_by_its_product(
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert len(changed) == {"unet": 3, "text_encoder": 1}[part]
         assert before.keys() == after.keys()
+
+
+def test_the_original_names_are_those_of_diffusers_layers():
+    """Every layer of SD 1.5 by its name in a checkpoint, as LoRAs for ComfyUI and others name it."""
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel.from_config(
+            diffusers.UNet2DConditionModel.load_config(loading.SD15, subfolder="unet"))
+    theirs = {"unet_" + name.replace(".", "_"): layer.weight.shape for name, layer in unet.named_modules()
+              if getattr(layer, "weight", None) is not None}
+    for spelled in ("model.diffusion_model.{}", "diffusion_model.{}", "lora_unet_{}", "base_model.model.unet.{}", "{}"):
+        ours = {}
+        for name, shape in unet_shapes(FULL["widths"], FULL["text"]).items():
+            if name.endswith(".weight"):
+                layer = name.removeprefix("model.diffusion_model.").removesuffix(".weight")
+                layer = spelled.format(layer.replace(".", "_") if spelled.endswith("_{}") else layer)
+                named, = lora.layers_of({layer + ".lora_down.weight": torch.empty(0)})
+                ours[named] = shape
+        assert ours.keys() == theirs.keys()
+        assert {name: math.prod(shape) for name, shape in ours.items()} == {
+            name: math.prod(shape) for name, shape in theirs.items()}
+
+
+def test_a_lora_of_several_spellings_is_added_as_its_plain_form(checkpoint, motion, config, tmp_path):
+    made = pairs(rank=4)
+    plain = load_image(checkpoint, loras=[(kohya(tmp_path / "plain.safetensors", made, 4), 1.0)], config=config)
+    names = {
+        ATTENTION: "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_{}.weight",
+        OUT: "unet.base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_{}.weight",
+        CONV: "lora_unet_output_blocks_9_0_in_layers_2.lora_{}.weight",
+        TEXT: "text_encoder.text_model.encoder.layers.2.self_attn.to_q_lora.{}.weight"}
+    tensors = {"bundle_emb.style.clip_l": torch.ones(1, 32)}
+    for name, (up, down) in made.items():
+        letters = ("B", "A") if name == OUT else ("up", "down")
+        tensors |= {names[name].format(letters[0]): up, names[name].format(letters[1]): down}
+    torch.save(tensors, tmp_path / "mixed.safetensors")
+    check(checkpoint, motion, image_lora=[(tmp_path / "mixed.safetensors", 1.0)], config=config)
+    pipe = load_image(checkpoint, loras=[(tmp_path / "mixed.safetensors", 1.0)], config=config)
+    for part in ("unet", "text_encoder"):
+        assert content(getattr(pipe, part).state_dict()) == content(getattr(plain, part).state_dict())
+
+
+@pytest.mark.parametrize("tensors, words", [
+    ({"lora_unet_x_attn2_to_k.lora_down.weight": torch.ones(1)}, "has a tensor of a wrong shape"),
+    ({"lora_unet_x_attn2_to_k.lora_down.weight": torch.ones(())}, "has a tensor of a wrong shape"),
+    ({"lora_unet_x_attn2_to_k.lora_down.weight": torch.ones(4, 32, dtype=torch.int8)}, "weights in int8")])
+def test_loras_of_strangers_are_refused_in_one_line(tensors, words, checkpoint, motion, config, tmp_path):
+    path = saved(tmp_path / "l.safetensors", tensors)
+    assert words in refusal(check, checkpoint, motion, image_lora=[(path, 1.0)], config=config)
 
 
 def test_loras_add_up_and_the_file_stays_as_it_is(image, checkpoint, config, tmp_path, weights):

@@ -3,9 +3,12 @@ import json
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ivmixed import Schedule
 from ivmixed.motion import MotionError, check, load
+from ivmixed.motion.loading import made_for
 
 from .layouts import motion_shapes, random, saved, sinusoids, sparse
 
@@ -136,6 +139,166 @@ def test_a_file_in_the_layout_of_diffusers(tmp_path):
     assert check(path).name == "AnimateDiff v2"
     ours = load(path).state_dict()["mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.norms.1.bias"]
     assert torch.equal(ours, theirs.mid_block.motion_modules[0].transformer_blocks[0].norm2.bias)
+
+
+# --- spellings of whole modules
+
+PREFIXES = ["unet.", "module.module.", "unet._orig_mod.module.", "a.b.c."]
+
+
+@pytest.fixture(scope="module")
+def flat():
+    """The smallest module that the published number of groups allows, as shapes."""
+    return {key: torch.zeros(shape) for key, shape in motion_shapes((32,) * 4, 32).items()}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes(prefix, flat, tmp_path):
+    path = saved(tmp_path / "m.safetensors", {prefix + key: tensor for key, tensor in flat.items()})
+    assert check(path).name == "AnimateDiff v3"
+    assert load(path).state_dict().keys() == flat.keys()
+
+
+@pytest.mark.parametrize("wrap", ["motion_module", "anything"])
+def test_modules_inside_dictionaries(wrap, flat, tmp_path):
+    torch.save({wrap: {"unet." + key: tensor for key, tensor in flat.items()}, "epoch": 1}, tmp_path / "m.pt")
+    assert load(tmp_path / "m.pt").state_dict().keys() == flat.keys()
+
+
+def test_of_two_modules_none_is_lost(flat, tmp_path):
+    first = next(iter(flat))
+    path = saved(tmp_path / "m.safetensors", flat | {"ema." + key: tensor.clone() for key, tensor in flat.items()})
+    assert "holds several models (, ema.)" in refusal(check, path)
+    theirs = first.replace(".temporal_transformer", "")
+    path = saved(tmp_path / "n.safetensors", flat | {theirs: flat[first].clone()})
+    assert "twice, in two spellings" in refusal(check, path)
+
+
+# --- v1 or v3
+
+def module_of(tmp_path, positions, table=None, widths=(32,) * 4, **config):
+    """A file of zeros, with position tables of sinusoids or of ``table`` (positions, channels)."""
+    tensors = {}
+    for key, shape in motion_shapes(widths, positions).items():
+        pe = key.endswith(".pe")
+        tensors[key] = (sinusoids(*shape[1:]) if table is None else table[None].clone()) if pe else torch.zeros(shape)
+    if config:
+        torch.save({"state_dict": tensors, **config}, tmp_path / "m.ckpt")
+        return tmp_path / "m.ckpt"
+    return saved(tmp_path / "m.safetensors", {key: tensor.half() for key, tensor in tensors.items()})
+
+
+def stretched(frames, positions, **more):
+    rows = sinusoids(frames, 32)[0]
+    return torch.nn.functional.interpolate(rows.T[None], size=positions, **more)[0].T.contiguous()
+
+
+@pytest.mark.parametrize("made", [
+    {"mode": "linear", "align_corners": True}, {"mode": "linear", "align_corners": False}, {"mode": "nearest"}])
+def test_the_rows_of_a_table_tell_what_it_was_made_of(made):
+    for positions in (40, 48, 64, 264):
+        for frames in (24, 32):
+            table = stretched(frames, positions, **made)
+            assert made_for(table) == made_for(table.half().float()) == made_for(table.bfloat16().float()) == frames
+            assert made_for(sinusoids(frames, 32)[0].repeat(11, 1)[:positions]) == frames
+        assert made_for(sinusoids(positions, 32)[0]) is None
+        assert made_for(torch.randn(positions, 32)) is None and made_for(torch.zeros(positions, 32)) is None
+    assert made_for(stretched(24, 32, **made)) == 24
+
+
+@pytest.mark.parametrize("positions", [32, 48])
+def test_a_stretched_table_makes_the_kind(positions, tmp_path):
+    path = module_of(tmp_path, positions, stretched(24, positions, mode="linear"))
+    module = load(path)
+    assert (check(path).name, module.kind.name, module.doubt) == ("AnimateDiff v1", "AnimateDiff v1", "")
+
+
+@pytest.mark.parametrize("config, kind", [
+    ({"animatediff_config": {"use_inflated_groupnorm": False}}, "AnimateDiff v1"),
+    ({"unet_additional_kwargs": {"use_inflated_groupnorm": False}}, "AnimateDiff v1")])
+def test_the_files_own_configuration_tells(config, kind, tmp_path):
+    assert check(module_of(tmp_path, 48, **config)).name == kind
+
+
+@pytest.mark.parametrize("widths, kinds", [
+    ((32,) * 4, ("AnimateDiff v1", "AnimateDiff v3")), ((32,) * 3, ("HotShot-XL", "AnimateDiff-SDXL"))])
+def test_where_nothing_tells_it_is_said_and_may_be_chosen(widths, kinds, tmp_path):
+    path = module_of(tmp_path, 48, widths=widths)
+    module = load(path)
+    assert module.kind.name == kinds[1]
+    assert module.doubt.startswith(f"has positions for 48 frames, where {kinds[0]} has 24 and {kinds[1]} 32")
+    assert f"taken as {kinds[1]}. If it was made from {kinds[0]}" in module.doubt
+    for kind in kinds:
+        module = load(path, kind=kind)
+        assert (module.kind.name, module.doubt, module.layout.positions) == (kind, "", 48)
+
+
+def test_a_kind_that_it_cannot_be_is_refused(flat, tmp_path):
+    path = saved(tmp_path / "m.safetensors", flat)
+    assert "is AnimateDiff v3, not HotShot-XL; leave its kind at auto" in refusal(load, path, kind="HotShot-XL")
+    assert load(path, kind="AnimateDiff v1").kind.norms_span_frames
+
+
+# --- files of strangers
+
+@pytest.mark.parametrize("end, tensor, words", [
+    ("norm.weight", torch.tensor(1.0), "of a wrong shape"), ("norm.weight", torch.ones(0), "of a wrong shape"),
+    ("norm.weight", torch.ones(4, 4), "of a wrong shape"), ("proj_in.weight", torch.ones(32), "of a wrong shape"),
+    ("proj_in.weight", torch.ones(32, 32, dtype=torch.int8), "weights in int8"),
+    ("attention_blocks.0.pos_encoder.pe", torch.ones(()), "of a wrong shape"),
+    ("attention_blocks.0.pos_encoder.pe", torch.ones(1, 0, 32), "of a wrong shape"),
+    ("attention_blocks.0.pos_encoder.pe", torch.ones(1, 5000, 32), "unknown layout"),
+    ("attention_blocks.1.pos_encoder.pe", torch.ones(1, 31, 32), "of another size"),
+    ("norm.bias", torch.full((32,), float("nan")), "holds values that are infinite or no numbers"),
+    ("ff.net.2.bias", torch.full((32,), float("-inf")), "holds values that are infinite or no numbers"),
+])
+def test_wrong_tensors_are_refused(end, tensor, words, flat, tmp_path):
+    name = next(key for key in flat if key.endswith(end))
+    assert words in refusal(load, saved(tmp_path / "m.safetensors", flat | {name: tensor}))
+
+
+@pytest.mark.parametrize("extra", [
+    "down_blocks.0.motion_modules.9.temporal_transformer.norm.weight",
+    "up_blocks.7.motion_modules.0.temporal_transformer.x",
+    "down_blocks." + "9" * 300 + ".motion_modules.0.temporal_transformer.norm.weight", "time_embed.cond_proj.weight",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k_ip.weight"])
+def test_what_nobody_maps_is_named(extra, flat, tmp_path):
+    line = refusal(check, saved(tmp_path / "m.safetensors", flat | {extra: torch.ones(32)}))
+    assert extra[:60] in line or "is incomplete" in line
+
+
+def test_more_layers_than_a_unet_has(tmp_path):
+    form = "down_blocks.0.motion_modules.{}.temporal_transformer.norm.weight"
+    path = saved(tmp_path / "m.safetensors", {form.format(number): torch.ones(32) for number in range(500)})
+    assert "unknown layout" in refusal(check, path)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "config.json that is no JSON"), ("[]", "config.json that is no JSON object"),
+    ('{"motion_num_attention_heads": "8"}', "motion_num_attention_heads = 8, no whole number"),
+    ('{"motion_norm_num_groups": 0}', "motion_norm_num_groups = 0, no whole number"),
+    ('{"motion_num_attention_heads": 7}', "for 7 heads"), (None, "is a folder without config.json")])
+def test_configurations_of_strangers(text, words, flat, tmp_path):
+    saved(tmp_path / "diffusion_pytorch_model.safetensors", flat)
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    assert words in refusal(check, tmp_path)
+
+
+NAMES = st.lists(st.sampled_from([
+    "down_blocks.0.motion_modules.0.", "up_blocks.1.motion_modules.2.", "mid_block.motion_modules.0.",
+    "temporal_transformer.", "transformer_blocks.0.", "norm.weight", "attn1.pos_embed.pe", "pos_encoder.pos_encoding",
+    "attention_blocks.0.pos_encoder.pe", "unet.", "module.", "x", ".temporal_attentions.0."]), min_size=1, max_size=4)
+TENSORS = st.tuples(st.lists(st.sampled_from([0, 1, 2, 32]), max_size=4), st.sampled_from([torch.float16, torch.int8]))
+
+
+@given(st.dictionaries(NAMES.map("".join), TENSORS, max_size=6))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_tensors_break_it(tmp_path, tensors):
+    path = saved(tmp_path / "m.safetensors", {
+        name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()})
+    for call in (check, load):
+        assert len(refusal(call, path)) < 600
 
 
 # --- motion LoRA

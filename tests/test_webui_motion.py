@@ -120,6 +120,32 @@ def test_prompts_travel(host):
     assert len({round(float(b), 4) for b in between}) == 4
 
 
+# --- what kind a module is
+
+def test_a_kind_that_was_taken_for_want_of_signs_is_said_and_pasted_back(host):
+    module = host.modules["v3.safetensors"]
+    host.modules["v3.safetensors"] = MotionModule(V3, module.layout, "v3.safetensors", "has positions for 8 frames")
+    host.modules["v3.safetensors"].load_state_dict(module.state_dict(), strict=False)
+    for part in host.modules["v3.safetensors"].up_blocks:
+        part["motion_modules"] = nn.ModuleList(list(part["motion_modules"])[:2])
+    p = request(host)
+    host.run(p)
+    assert p.extra_generation_params["IV-mixed motion kind"] == "AnimateDiff v3"
+    assert "motion module v3.safetensors has positions for 8 frames." in "\n".join(host.log.lines)
+    assert MotionOptions.from_infotext(p.extra_generation_params).kind == "AnimateDiff v3"
+
+
+def test_the_chosen_kind_is_the_modules(host):
+    asked = []
+    host.built_in._load = lambda path, loras, dtype, stamps, kind: asked.append(kind) or host.modules[path.name]
+    p = request(host, kind="AnimateDiff v1")
+    host.run(p)
+    assert asked == ["AnimateDiff v1"] and p.extra_generation_params["IV-mixed motion kind"] == "AnimateDiff v1"
+    q = request(host)
+    host.run(q)
+    assert asked[1:] == ["auto"] and "IV-mixed motion kind" not in q.extra_generation_params
+
+
 # --- IV-mixed
 
 @pytest.mark.parametrize("name", ["v1.safetensors", "v2.safetensors", "v3.safetensors"])
@@ -153,6 +179,7 @@ def test_iv_mixed_takes_it_as_its_motion(host, name, size):
     ({"frame": 4}, ["frame = 4", "did you mean frames"]),
     ({"loras": "zoom:much"}, ["loras", "zoom:much"]),
     ({"loras": "zoom"}, ["loras", "zoom", "not there"]),
+    ({"kind": "v1"}, ["kind = 'v1'", "auto, AnimateDiff v1"]),
     ({"frames": 12, "context": 12}, ["1 to 8 frames"]),
     ({"model": "xl.safetensors"}, ["AnimateDiff-SDXL for SDXL", "choose a motion module"]),
 ])
@@ -395,7 +422,8 @@ def test_names_do_not_meet_those_of_the_sampler():
 
 def test_infotext_round_trip(host):
     options = MotionOptions(model="v3.safetensors", frames=24, fps=7.5, formats=("PNG", "GIF", "WebP"),
-                            loras="zoom:0.5, pan", context=12, overlap=3, closed_loop="A", fuse="mean")
+                            loras="zoom:0.5, pan", context=12, overlap=3, closed_loop="A", fuse="mean",
+                            kind="AnimateDiff v1")
     line = host.infotext_utils.line_of(options.to_infotext())
     params = host.infotext_utils.parse(line)
     assert MotionOptions.from_infotext(params) == options

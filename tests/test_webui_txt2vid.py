@@ -114,7 +114,8 @@ def test_motion_may_be_animatediffs(host):
 
 
 @pytest.mark.parametrize("motion, field", [
-    ({"loras": "zoom"}, "loras"), ({"fuse": "mean"}, "fuse"), ({"model": "elsewhere.safetensors"}, "model")])
+    ({"loras": "zoom"}, "loras"), ({"fuse": "mean"}, "fuse"), ({"kind": "AnimateDiff v1"}, "kind"),
+    ({"model": "elsewhere.safetensors"}, "model")])
 def test_what_animatediff_cannot_is_refused(host, motion, field):
     with pytest.raises(OptionError) as refused:
         make(host, wanted(host, by_extension=True, motion=motion))

@@ -60,6 +60,11 @@ LCM = Kind("AnimateLCM", "SD 1.5", _linear)
 SDXL = Kind("AnimateDiff-SDXL", "SDXL", partial(_scaled_linear, 0.020))
 HOTSHOT = Kind("HotShot-XL", "SDXL", partial(_scaled_linear, 0.012), norms_span_frames=True)
 
+AUTO = "auto"
+"""In place of the name of a kind: what the file tells."""
+ALIKE = (V1, V3, HOTSHOT, SDXL)
+"""Kinds that a file may leave in doubt."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -83,12 +88,12 @@ class Layout:
 class MotionModule(nn.Module):
     """The temporal transformers of a UNet, by the names of the published files. Without a forward: see `attach`.
 
-    ``name``: what messages call it.
+    ``name``: what messages call it. ``doubt``: what its file left open, see `loading.Found`.
     """
 
-    def __init__(self, kind: Kind, layout: Layout, name: str = ""):
+    def __init__(self, kind: Kind, layout: Layout, name: str = "", doubt: str = ""):
         super().__init__()
-        self.kind, self.layout, self.name = kind, layout, name or kind.name
+        self.kind, self.layout, self.name, self.doubt = kind, layout, name or kind.name, doubt
         self.down_blocks = nn.ModuleList(_block(width, layout.layers, layout) for width in layout.widths)
         self.up_blocks = nn.ModuleList(_block(width, layout.layers + 1, layout) for width in reversed(layout.widths))
         self.mid_block = _block(layout.widths[-1], 1, layout) if layout.middle else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..options import Option, OptionError, OptionSet, declare
+from .module import ALIKE, AUTO
 from .windows import LOOPS
 
 FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
@@ -59,6 +60,11 @@ class MotionOptions(OptionSet):
     fuse: str = declare(
         "choice", "last", "IV-mixed motion fuse", choices=("last", "mean"), advanced=True,
         help="A frame in several windows is that of the last one, as AnimateDiff's extension has it, or their mean",
+    )
+    kind: str = declare(
+        "choice", AUTO, "IV-mixed motion kind", choices=(AUTO, *(kind.name for kind in ALIKE)), advanced=True,
+        help="What a module with a longer position table was made from, where its file does not tell: norms of v1 and "
+             "HotShot-XL span the frames. The log and the infotext say what auto took",
     )
 
     def __post_init__(self) -> None:

@@ -28,7 +28,8 @@ import torch
 
 from ..motion import files, lora
 from ..motion.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
-from ..motion.loading import to_diffusers
+from ..motion.loading import as_animatediff, to_diffusers, widths
+from ..motion.loading import read as read_module
 
 SD15 = Path(__file__).with_name("sd15")
 
@@ -45,9 +46,6 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "vae": (VAE, FOLDER + "AutoencoderKL"),
 }
 """What each argument may name, in the words that `_kind` says of a file or folder."""
-
-POSITIONS = 32
-"""Length of the position table where a file has none (AnimateLCM's); the sinusoids that it omits are diffusers'."""
 
 ANIMATEDIFF_SCHEDULE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False,
@@ -109,7 +107,7 @@ def load_video(
 ) -> diffusers.DiffusionPipeline:
     """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of ModelScope, a TextToVideoSDPipeline.
 
-    ``checkpoint``: a single SD 1.5 file in the original layout (.safetensors, or .ckpt through weights-only loading),
+    ``checkpoint``: a single SD 1.5 file in the original layout (safetensors, or what ``torch.save`` wrote),
     or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a TextToVideoSDPipeline.
     ``motion_module``: AnimateDiff v1, v2 or v3 and their like in a single file, or a diffusers MotionAdapter folder;
     needed where the checkpoint has no motion of its own, and replaces that of an AnimateDiffPipeline.
@@ -167,7 +165,10 @@ def _kind(field: str, path: Source, unet: Mapping[str, Any]) -> str:
     """What ``path`` is, one of EXPECTED[field]. ``unet``: the configuration that LoRAs and modules have to fit."""
     if not os.path.exists(path):
         raise LoadError(field, path, "does not exist")
-    kind = _folder_kind(Path(path), unet) if os.path.isdir(path) else _file_kind(_header(field, path), unet)
+    try:
+        kind = _folder_kind(Path(path), unet) if os.path.isdir(path) else _file_kind(_header(field, path), unet)
+    except files.FileError as error:
+        raise LoadError(field, path, str(error)) from error
     if kind not in EXPECTED[field]:
         raise LoadError(field, path, f"is {kind}")
     return kind
@@ -189,7 +190,7 @@ def _folder_kind(folder: Path, unet: Mapping[str, Any]) -> str:
 def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
     kind = files.kind(tensors)
     if kind == MOTION:
-        return kind + _motion_family(_motion_config(to_diffusers(tensors))["block_out_channels"], unet)
+        return kind + _motion_family(widths(as_animatediff(tensors)), unet)
     if kind in (CHECKPOINT, LORA):
         channels = _width(tensors, r"^model\.diffusion_model\.input_blocks\.0\.0\.weight$")
         if channels not in (None, unet["in_channels"]):
@@ -210,8 +211,9 @@ def _motion_family(widths: Sequence[int], unet: Mapping[str, Any]) -> str:
 
 
 def _width(tensors: Tensors, pattern: str) -> int | None:
-    """Input width of the first layer whose name matches, or None."""
-    return next((tensor.shape[1] for name, tensor in tensors.items() if re.search(pattern, name)), None)
+    """Input width of the first layer whose name matches, or None. Raises FileError."""
+    return next((files.shape(name, tensor, (2, 4))[1] for name, tensor in tensors.items() if re.search(pattern, name)),
+                None)
 
 
 def _check_checkpoint(field: str, path: Source, config: Path) -> str:
@@ -230,9 +232,10 @@ def _check_checkpoint(field: str, path: Source, config: Path) -> str:
 
 def _check_motion(path: Source, unet: Mapping[str, Any]) -> None:
     if _kind("motion_module", path, unet) == MOTION + OURS:
-        foreign = [name for name in _header("motion_module", path) if "motion_modules." not in name]
-        if foreign:  # image-to-video modules and other kin bring layers that would stay unused
-            raise LoadError("motion_module", path, f"holds more than motion ({foreign[0]})")
+        try:
+            read_module(path, "meta")
+        except files.FileError as error:
+            raise LoadError("motion_module", path, str(error)) from error
 
 
 def _unet_config(checkpoint: Source, config: Path) -> dict[str, Any]:
@@ -381,36 +384,24 @@ def _load_tokenizer() -> Any:
 
 
 def _load_motion(path: Source, dtype: torch.dtype) -> Any:
-    """The MotionAdapter of a single file or a folder. Raises LoadError, RuntimeError where weights do not fit."""
+    """The MotionAdapter of a single file or a folder. Raises LoadError, FileError, RuntimeError: weights do not fit."""
     from accelerate import init_empty_weights
 
     if os.path.isdir(path):
         return diffusers.MotionAdapter.from_pretrained(os.fspath(path), torch_dtype=dtype, local_files_only=True)
-    state = to_diffusers(_tensors("motion_module", path))
+    found = read_module(path, "cpu")
+    state = to_diffusers(found.with_tables())
     for name in [name for name in state if ".pos_encoder." in name]:  # what is left is the second attention's
         table = state.pop(name)
         if not torch.equal(table, state[name.replace(".attn2.pos_encoder.", ".pos_embed.")]):
             raise LoadError("motion_module", path, f"has two position tables that differ ({name})")
     with init_empty_weights():
-        adapter = diffusers.MotionAdapter(**_motion_config(state))
-    sinusoids = {name: table for name, table in adapter.state_dict().items() if name.endswith(".pos_embed.pe")}
-    adapter.load_state_dict({**sinusoids, **state}, assign=True)
+        adapter = diffusers.MotionAdapter(
+            block_out_channels=found.layout.widths, motion_layers_per_block=found.layout.layers,
+            use_motion_mid_block=found.layout.middle, motion_max_seq_length=found.layout.positions,
+            motion_num_attention_heads=found.layout.heads, motion_norm_num_groups=found.layout.groups)
+    adapter.load_state_dict(state, assign=True)
     return adapter.to(dtype).eval()
-
-
-def _motion_config(state: Tensors) -> dict[str, Any]:
-    """The arguments of the MotionAdapter that `to_diffusers` tensors fit, read from names and shapes."""
-    blocks: dict[int, int] = {}
-    for name, tensor in state.items():
-        if match := re.match(r"down_blocks\.(\d+)\.motion_modules\.0\.norm\.weight$", name):
-            blocks[int(match[1])] = tensor.shape[0]
-    layers = {match[0] for name in state if (match := re.match(r"down_blocks\.0\.motion_modules\.\d+\.", name))}
-    tables = [tensor.shape[1] for name, tensor in state.items() if name.endswith(".pos_embed.pe")]
-    return {
-        "block_out_channels": tuple(blocks[i] for i in sorted(blocks)),
-        "motion_layers_per_block": len(layers),
-        "use_motion_mid_block": _has(state, "mid_block."),
-        "motion_max_seq_length": tables[0] if tables else POSITIONS}
 
 
 def _with_motion(unet: Any, adapter: Any) -> Any:

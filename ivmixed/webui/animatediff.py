@@ -17,6 +17,7 @@ import torch
 from modules import sd_models
 
 from ..motion import MotionOptions
+from ..motion.module import AUTO
 from ..options import OptionError
 from ..patch import replaced
 from .sampler import RefusedError
@@ -42,6 +43,8 @@ def settings_of(options: MotionOptions) -> Any:
         raise OptionError("loras", options.loras, "nothing with AnimateDiff: write <lora:name:weight> into the prompt")
     if options.fuse != "last":
         raise OptionError("fuse", options.fuse, "'last' with AnimateDiff")
+    if options.kind != AUTO:
+        raise OptionError("kind", options.kind, f"{AUTO!r} with AnimateDiff")
     folder = Path(_extension().get_model_dir())
     if not (folder / options.model).is_file():
         raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder}", "is not there")

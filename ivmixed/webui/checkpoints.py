@@ -32,13 +32,13 @@ def check(info: Any, family: str | None) -> None:
     allowed = f"an {family} checkpoint beside an {family} checkpoint"
     try:
         header = files.read(info.filename, "meta")
+        what = files.kind(header)
+        if what != files.CHECKPOINT:
+            raise refused(info, f"is {what}", allowed)
+        key = next((key for key in header if key.endswith("attn2.to_k.weight")), None)
+        theirs = SD15 if key is None else files.FAMILIES.get(files.shape(key, header[key], (2,))[1], SD15)
     except files.FileError as error:
         raise refused(info, str(error), allowed) from None
-    what = files.kind(header)
-    if what != files.CHECKPOINT:
-        raise refused(info, f"is {what}", allowed)
-    key = next((key for key in header if key.endswith("attn2.to_k.weight")), None)
-    theirs = SD15 if key is None else files.FAMILIES.get(header[key].shape[1], SD15)
     if theirs != family:
         raise refused(info, f"is {what} for {theirs}", allowed)
 

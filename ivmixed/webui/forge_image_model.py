@@ -16,6 +16,7 @@ from typing import Any
 
 from modules import extra_networks, processing, sd_models
 
+from ..motion import files
 from ..options import OptionError, Options
 from ..patch import replaced
 from . import checkpoints, log
@@ -48,7 +49,8 @@ class ImageModel:
         try:
             self.sd_model = load(info)
         except Exception as error:
-            raise checkpoints.refused(info, f"cannot be loaded ({error})", "a whole checkpoint") from error
+            problem = f"cannot be loaded ({files.one_line(error)})"
+            raise checkpoints.refused(info, problem, "a whole checkpoint") from error
         parts = self.sd_model.forge_objects
         self._own = [part.model for part in (parts.unet, parts.clip.patcher)]
         self.filename = info.filename

@@ -18,6 +18,7 @@ from torch import nn
 
 from modules import devices, sd_models, sd_unet
 
+from ..motion import files
 from ..options import OptionError
 from . import checkpoints, log, lora
 
@@ -52,7 +53,7 @@ class ImageModel:
         started = time.monotonic()
         unet, text = sd_model.model.diffusion_model, sd_model.cond_stage_model
         places = {UNET: _layers(unet, UNET, frozenset(left_out)), TEXT: _layers(text, TEXT)}
-        state = sd_models.read_state_dict(info.filename, map_location="cpu")
+        state = sd_models.get_state_dict_from_checkpoint(files.read(info.filename))  # by its content, not its ending
         self.unet, self.text = (_Weights(layers, state, info) for layers in places.values())
         log.info(f"image model: {info.name}, {self.unet.size / 2**30:.1f} GiB in memory beside the video model, read "
                  f"in {time.monotonic() - started:.1f} s")
@@ -136,6 +137,9 @@ class _Weights:
             if key not in state or state[key].shape != entry.layer._parameters[name].shape:
                 raise OptionError("image_checkpoint", info.name, "a checkpoint of the same layers",
                                   f"has other layers than the loaded checkpoint ({key})")
+            if not state[key].is_floating_point():
+                raise OptionError("image_checkpoint", info.name, "a checkpoint in float16, bfloat16 or float32",
+                                  f"has weights in {state[key].dtype} ({key}), as quantized files do")
         kinds = [(entry.layer._parameters[name].dtype, torch.device("cpu")) for entry, name, _ in wanted]
         copies = iter(_packed([state[key] for *_, key in wanted], kinds))
         self.states: list[dict[str, Any]] = []

@@ -22,6 +22,7 @@ from modules import paths, shared
 
 from .. import motion
 from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
+from ..motion.options import MOTION_OPTIONS
 from ..options import OptionError
 from ..untrusted import shown
 from . import host, log, settings
@@ -91,14 +92,14 @@ _kept: dict[tuple[Any, ...], MotionModule] = {}
 
 
 def _load(
-    path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...],
+    path: Path, loras: tuple[tuple[Path, float], ...], dtype: torch.dtype, stamps: tuple[float, ...], kind: str,
 ) -> MotionModule:
     """The module in memory; ``stamps`` are the files' times, so that a changed file is read again."""
-    wanted = path, loras, dtype, stamps
+    wanted = path, loras, dtype, stamps, kind
     if wanted not in _kept:
         _kept.clear()
         log.info(f"loading {path.name}")
-        _kept[wanted] = motion.load(path, loras=loras, dtype=dtype)
+        _kept[wanted] = motion.load(path, loras=loras, dtype=dtype, kind=kind)
     return _kept[wanted]
 
 
@@ -143,7 +144,10 @@ class Clip:
     def module(self, dtype: torch.dtype, device: torch.device) -> Iterator[MotionModule]:
         """Within the block the module is on ``device``; afterwards in memory for the next clip."""
         stamps = tuple(path.stat().st_mtime for path in (self.path, *(path for path, _ in self.loras)))
-        module = _load(self.path, self.loras, dtype, stamps)
+        module = _load(self.path, self.loras, dtype, stamps, self.options.kind)
+        if module.doubt:
+            log.warning(f"motion module {module.name} {module.doubt}.")
+            self.p.extra_generation_params[MOTION_OPTIONS["kind"].label] = module.kind.name
         try:
             yield module.to(device)
         finally:

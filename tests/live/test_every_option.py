@@ -220,7 +220,8 @@ def durations(file):
 
 
 LONG = {"frames": 7, "context": 4, "steps": 1, "sampler_name": "Euler"}
-SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse"}
+SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse",
+        "kind"}  # kind: needs a module whose file does not tell, see tests/test_webui_motion.py
 
 
 class TestBuiltInMotion:

@@ -40,8 +40,8 @@ def get_checkpoint_state_dict(info, timer):
     return safetensors.torch.load_file(info.filename)
 
 
-def read_state_dict(filename, map_location=None):
-    return safetensors.torch.load_file(filename)
+def get_state_dict_from_checkpoint(pl_sd):
+    return pl_sd.pop("state_dict", pl_sd)
 
 
 def apply_alpha_schedule_override(sd_model, p=None):

@@ -18,7 +18,7 @@ from modules import images, shared
 from ..clipfiles import WRITERS, Frames, can_write, write_png
 from ..motion import FORMATS
 from ..options import OptionError
-from . import log
+from . import log, selectable
 from .motion import Clip
 
 MOVING = {".gif", ".webp"}
@@ -55,8 +55,10 @@ def finish(clip: Clip, result: Any) -> None:
         with _folder(clip) as folder:
             files, problem = _write(folder, clip, part, result.all_seeds[start], texts[start])
             clip.files += files
-            shown += _answer(files, part) if _asked_by_api(clip.p) else _gallery(files, part)
+            shown += _shown(clip.p, files, part, texts[start])
         result.comments += problem
+        if problem and (run := selectable.of(clip.p)) is not None:
+            run.problems.append(problem.strip())
         infotexts += [texts[start]] * (len(shown) - len(infotexts))
     if shown:
         result.images, result.infotexts, result.index_of_first_image = shown, infotexts, 0
@@ -115,9 +117,17 @@ def _folder(clip: Clip) -> Iterator[Path]:
 
 
 def _asked_by_api(p: Any) -> bool:
-    """The answer is JSON; a selectable script, the XYZ grid say, goes on with pictures."""
-    chosen = p.script_args[0]  # the script's number; where the request has infotext, the page's word for none
-    return bool(getattr(p, "is_api", False)) and not (isinstance(chosen, int) and chosen > 0)
+    return bool(getattr(p, "is_api", False))
+
+
+def _shown(p: Any, files: Sequence[Path], frames: Sequence[Image.Image], text: str) -> list[Any]:
+    """What the host goes on with in the place of a clip."""
+    by_api = _asked_by_api(p)
+    answer = _answer(files, frames) if by_api else _gallery(files, frames)
+    run = selectable.of(p)
+    if run is None:
+        return answer
+    return [selectable.stand_in(run, frames[0] if by_api else answer[0], answer, text)]
 
 
 def _answer(files: Sequence[Path], frames: Sequence[Image.Image]) -> list[Any]:

@@ -20,6 +20,10 @@ class AnimateDiffScript(scripts.Script):
         return ["the unit"]
 
     def before_process(self, p, params):
+        if isinstance(params, dict):  # by the API
+            params = AnimateDiffProcess(**params)
+            p.script_args = list(p.script_args)
+            p.script_args[self.args_from] = params
         mm_animatediff.set_ad_params(params)
         if params is not None and params.enable:
             mm_animatediff.inject(p.sd_model, params.model)

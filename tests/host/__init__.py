@@ -142,7 +142,7 @@ class Host:
         self.controlnet = importlib.import_module("scripts.controlnet")
         self.group_norm = importlib.import_module("ldm.modules.diffusionmodules.util").GroupNorm32
         ddpm = importlib.import_module("ldm.models.diffusion.ddpm")
-        self.model = self.shared.sd_model = ddpm.LatentDiffusion(parameterization)
+        self.model = self.shared.sd_model = self.sd_models.model_data.sd_model = ddpm.LatentDiffusion(parameterization)
         self.script_callbacks.on_cfg_denoised(self._network_is_done)
         self._start(self.model.watch)
 

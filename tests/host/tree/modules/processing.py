@@ -136,11 +136,12 @@ def process_images(p):
         rows = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
         p.prompts, p.negative_prompts, p.seeds = p.all_prompts[rows], p.all_negative_prompts[rows], p.all_seeds[rows]
         p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
-        sd_models.apply_alpha_schedule_override(p.sd_model, p)
+        p.scripts.process_batch(p)
         p.setup_conds()
+        sd_models.apply_alpha_schedule_override(p.sd_model, p)
         samples.append(p.sample())
         p.prompts = p.all_prompts[rows]
         made = pictures_of(p, samples[-1])
         pictures += made[0]
         texts += made[1]
-    return finished(p, torch.cat(samples), pictures, texts)
+    return finished(p, torch.cat(samples) if samples else None, pictures, texts)

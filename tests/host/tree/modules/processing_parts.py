@@ -49,7 +49,7 @@ def init(p):
 
 def encoded(prompts):
     """The schedules of the rows."""
-    return [prompt(len(prompts))[row] if callable(prompt) else [(10**6, prompt_parser.encode(prompt))]
+    return [prompt(len(prompts))[row] if callable(prompt) else [(10**6, prompt_parser.encode_prompt(prompt))]
             for row, prompt in enumerate(prompts)]
 
 

@@ -74,7 +74,7 @@ class AnimateDiffMM:
             raise RuntimeError("Please download models manually.")
         if self.mm is None or self.mm.mm_name != model_name:
             self.mm = MotionWrapper(model_name)
-        assert sd_model.is_sdxl == (self.mm.mm_name == "xl"), "Motion module incompatible with SD."
+        assert sd_model.is_sdxl == (self.mm.mm_name.split(".")[0] == "xl"), "Motion module incompatible with SD."
         unet = sd_model.model.diffusion_model
         if self.mm.is_v2:
             unet.middle_block.insert(-1, self.mm.mid_block)

@@ -2,7 +2,6 @@
 import base64
 import io
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,7 +234,7 @@ def test_one_checkpoint_throughout(host, tmp_path, sampler, fields):
         vars(p).update({key: name if value == "loaded" else value for key, value in fields.items()})
         if name == "other":
             host.evaluations.clear()
-            with pytest.raises(host.sampler.RefusedError, match="= 'other' is not allowed; allowed: none, or own.safe"):
+            with pytest.raises(host.sampler.RefusedError, match="= 'other' is not allowed; allowed: none, or own"):
                 host.answer(p)
             assert host.evaluations == []
         else:

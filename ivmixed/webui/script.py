@@ -8,9 +8,8 @@ from typing import Any
 from modules import scripts
 
 from ..options import OPTIONS, OptionError, Options
-from . import (
-    MOTION, NAME, SAMPLERS, animatediff, checkpoints, clips, motion, motion_panel, panel, presets, sampler, selectable,
-)
+from . import MOTION, NAME, SAMPLERS, animatediff, clips, motion, motion_panel, panel, presets, sampler, selectable
+from .checkpoints import check_stays
 from .live import Live
 
 PRESET = f"{NAME} preset"
@@ -80,7 +79,7 @@ class IVMixedScript(scripts.Script):
         if built_in or (ours and animatediff.asked(p) is not None):
             try:
                 with sampler.refusing():
-                    checkpoints.check_stays(p)
+                    check_stays(p)
             except sampler.RefusedError as error:
                 motion.refuse(p, error)
         if ours:

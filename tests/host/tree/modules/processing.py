@@ -130,7 +130,8 @@ def process_images(p):
     p.scripts.process(p)
     p.init(p.all_prompts, p.all_seeds)
     samples, pictures, texts = [], [], []
-    for p.iteration in range(p.n_iter):
+    for number in range(p.n_iter):
+        p.iteration = number
         if shared.state.interrupted:
             break
         rows = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)

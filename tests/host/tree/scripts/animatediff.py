@@ -1,7 +1,7 @@
 """AnimateDiff's script: motion in before a clip, out after it."""
 from scripts.animatediff_infv2v import animatediff_on_cfg_denoiser
 from scripts.animatediff_mm import mm_animatediff
-from scripts.animatediff_ui import AnimateDiffProcess  # noqa: F401
+from scripts.animatediff_ui import AnimateDiffProcess
 
 from modules import script_callbacks, scripts
 

@@ -4,7 +4,6 @@ from ldm.modules.diffusionmodules.util import GroupNorm32
 
 from modules import paths
 
-
 MODULES = ("v1", "v2", "v3", "xl")
 """The files that are there."""
 

@@ -703,15 +703,16 @@ def test_what_is_a_clip(host):
 
     extension = host.motion.mm_animatediff
     extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7, prompt_scheduler="of the clip"))
-    assert Motion.of_clip(16) is None
+    still = host.still()
+    assert Motion.of_clip(still, 16) is None
     extension.inject(host.model, "v2")
-    motion = Motion.of_clip(16)
+    motion = Motion.of_clip(still, 16)
     assert motion.context == 7
-    assert Motion.of_clip(1) is None
+    assert Motion.of_clip(still, 1) is None
     extension.ad_params.enable = False
-    assert Motion.of_clip(16) is None
+    assert Motion.of_clip(still, 16) is None
     extension.set_ad_params(None)
-    assert Motion.of_clip(16) is None
+    assert Motion.of_clip(still, 16) is None
 
 
 # --- what is asked for and cannot be had

@@ -346,7 +346,8 @@ class Run:
         state.sampling_steps = self.plan.evaluations
         if getattr(self.sampler.p, "enable_hr", False) and bar._tqdm is not None:
             bar.updateTotal(bar._tqdm.total + self.plan.evaluations - self.plan.steps)
-        if self.motion is not None and (dropping := self.dropping()):
+        needs = self.motion is not None and (self.plan.active_steps or self.needs_uncond())
+        if needs and (dropping := self.dropping()):
             log.info(f"{' and '.join(dropping)} {self.held_off}")
 
     def _count(self) -> None:

@@ -70,6 +70,7 @@ class Processed:
 
 def pictures_of(p, samples):
     """A batch's pictures and their infotexts. The decoder shows three channels of a latent, enlarged."""
+    p.progress = shared.state.sampling_step, shared.state.sampling_steps
     shared.state.nextjob()
     pictures = (samples[:, :3].float() / 6 + 0.5).clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
     batch = scripts.PostprocessBatchListArgs(list(pictures))
@@ -85,7 +86,7 @@ def pictures_of(p, samples):
 
 def finished(p, samples, pictures, texts):
     """What a request made; not reached after an error."""
-    p.latents, p.progress = samples, (shared.state.sampling_step, shared.state.sampling_steps)
+    p.latents = samples
     result = Processed(pictures, texts, p.all_seeds)
     p.scripts.postprocess(p, result)
     return result

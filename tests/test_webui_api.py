@@ -300,7 +300,7 @@ def test_the_time_is_estimated_from_the_latest_clip(host, client):
     store.path.unlink(missing_ok=True)
     assert plan(client, **request)["cost"]["seconds"] is None
     made = host.module("preview").plan_of(Options(interval=(0, 0)), 10)
-    host.module("timing").note(made, 16, 512, 512, 20.0)
+    host.module("timing").note(host.model, made, 16, 512, 512, 20.0)
     plain = {**request, "options": {"interval": [0, 0]}}
     assert plan(client, **plain)["cost"]["seconds"] == pytest.approx(40)
     assert plan(client, **{**plain, "frames": 8, "width": 256})["cost"]["seconds"] == pytest.approx(10)
@@ -308,14 +308,44 @@ def test_the_time_is_estimated_from_the_latest_clip(host, client):
     assert ratio == pytest.approx(plan(client, **request)["cost"]["times_plain"], abs=0.01)
     assert plan(client, steps=20)["cost"]["seconds"] is None
     host.run(host.clip(frames=4, context=4))
-    noted = store.read()
+    (circumstances, noted), = store.read().items()
+    assert circumstances == "SD 1.5, cpu, float32"
     assert (noted["frames"], noted["width"], noted["height"]) == (4, 32, 32)
     assert noted["work"] == pytest.approx(sum(WHOLE[move.model] for move in host.module("preview").plan_of(
         Options(), 4).moves))
     assert 0 < noted["seconds"] < 60
     host.run(host.still())
-    assert store.read() == noted
-    for broken in ("{}", "[", json.dumps({"seconds": 1, "work": 0, "frames": 1, "width": 1, "height": 1}), "[]"):
+    assert store.read() == {circumstances: noted}
+    flat = {"seconds": 1, "work": 0, "frames": 1, "width": 1, "height": 1}
+    for broken in ("{}", "[", json.dumps(flat), json.dumps({circumstances: flat}), "[]"):
         store.path.write_text(broken)
         assert plan(client, **request)["cost"]["seconds"] is None
+    store.path.unlink()
+
+
+@pytest.mark.parametrize("change", ["kind", "device", "precision", "chosen"])
+def test_the_time_of_another_kind_of_clip_is_no_estimate(host, client, monkeypatch, change):
+    request = {"steps": 20, "frames": 16, "width": 512, "height": 512, "options": {"interval": [0, 0]}}
+    timing = host.module("timing")
+    store, made = timing._store, host.module("preview").plan_of(Options(interval=(0, 0)), 20)
+    store.path.unlink(missing_ok=True)
+    timing.note(host.model, made, 16, 512, 512, 20.0)
+    assert plan(client, **request)["cost"]["seconds"] == pytest.approx(20)
+    with monkeypatch.context() as patch:
+        if change == "kind":
+            patch.setattr(host.model, "is_sd1", False)
+            patch.setattr(host.model, "is_sdxl", True)
+        elif change == "device":
+            patch.setattr(timing.devices, "device", "meta")
+        elif change == "precision":
+            host.model.model.diffusion_model.half()
+        else:  # and not loaded yet, as on Forge main
+            patch.setattr(host.shared.opts, "sd_model_checkpoint", "other")
+            patch.setitem(host.sd_models.checkpoint_aliases, "other", SimpleNamespace(filename="other.safetensors"))
+        assert plan(client, **request)["cost"]["seconds"] is None
+        if change != "chosen":
+            timing.note(host.model, made, 16, 512, 512, 7.0)
+            assert plan(client, **request)["cost"]["seconds"] == pytest.approx(7)
+    host.model.model.diffusion_model.float()
+    assert plan(client, **request)["cost"]["seconds"] == pytest.approx(20)
     store.path.unlink()

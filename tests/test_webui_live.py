@@ -131,7 +131,7 @@ def test_the_time_stands_beside_the_price(host):
     store = host.module("timing")._store
     plan = host.module("preview").plan_of(Options(), 20)
     for seconds, words in ((4.0, "4.0 s"), (40, "40 s"), (90, "1 min 30 s"), (7260, "2 h 1 min")):
-        host.module("timing").note(plan, 16, 512, 512, seconds)
+        host.module("timing").note(host.model, plan, 16, 512, 512, seconds)
         assert look(host, Options())[2].endswith(f"times plain AnimateDiff, about {words} a clip")
     built_in = {"built_in": True, "built_in_frames": 32, "frames": None}
     assert look(host, Options(), **built_in)[2].endswith("about 4 h 2 min a clip")

@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,7 +81,7 @@ def test_a_plain_sampler_has_motion_in_all_evaluations(host, name, together):
     host.shared.opts.batch_cond_uncond = together
     p = request(host, model=name)
     host.run(p)
-    assert p.batch_size == 4
+    assert len(p.latents) == 4 and p.batch_size == 1
     levels = [evaluation.sigma[0].item() for evaluation in host.evaluations]
     assert levels == pytest.approx(
         [Schedule.linear().timestep_to_sigma(t) for t in (999, 499.5, 0)], rel=1e-4)
@@ -168,6 +167,25 @@ def test_iv_mixed_takes_it_as_its_motion(host, name, size):
     assert p.extra_generation_params[NAME] == "9 evaluations"
 
 
+@pytest.mark.parametrize("prompts", [
+    {"prompt": "a BREAK b"}, {"negative_prompt": "a BREAK b BREAK c"}, {"s_min_uncond": 100.0},
+    {"s_min_uncond": 100.0, "prompt": "a BREAK b"}])
+def test_without_an_extra_loop_it_is_euler_s_clip(host, prompts):
+    """It needs no padding, and no negative prompt where the user's settings leave it out."""
+    host.shared.opts.s_min_uncond_all = True
+    clips = []
+    for sampler, options in (("Euler", None), (NAME, {"interval": [0, 0]}), (NAME, {})):
+        p = request(host, sampler, options=options, **LONG)
+        vars(p).update(prompts)
+        clips.append(host.run(p))
+        assert p.extra_generation_params.get("NGMS") == prompts.get("s_min_uncond")
+        assert "Pad conds" not in p.extra_generation_params
+    assert torch.equal(clips[0], clips[1]) and not torch.equal(clips[0], clips[2])
+    said = [line for line in host.log.lines if "held off" in line]
+    assert said == ["'Negative Guidance minimum sigma' (NGMS) held off in the extra moves: they need the negative "
+                    "prompt"] * ("s_min_uncond" in prompts)
+
+
 # --- what is refused
 
 @pytest.mark.parametrize("motion, words", [
@@ -222,11 +240,50 @@ def test_motion_of_ours_goes_in_once(host):
         pass
 
 
-def test_more_frames_than_pictures_are_refused(host):
+@pytest.mark.parametrize("pictures, words", [
+    (3, "frames = 4 is not allowed; allowed: 3, as many as init_images"), (6, "allowed: 6"),
+    (0, "init_images = .. is not allowed; allowed: one picture, or 4")])
+def test_pictures_that_do_not_fit_the_frames_are_refused(host, pictures, words):
     p = request(host)
-    p.init_images = [None] * 3
-    with pytest.raises(host.sampler.RefusedError, match="init_images"):
+    p.init_images = [None] * pictures
+    with pytest.raises(host.sampler.RefusedError, match=words):
         host.run(p)
+
+
+@pytest.mark.parametrize("fields", [{"refiner_checkpoint": "loaded"},
+                                    {"enable_hr": True, "hr_checkpoint_name": "loaded"}])
+@pytest.mark.parametrize("sampler", ["Euler", NAME])
+def test_one_checkpoint_throughout(host, tmp_path, sampler, fields):
+    host.sd_models.folder = tmp_path
+    for name in ("own", "other"):
+        (tmp_path / f"{name}.safetensors").touch()
+    host.sd_models.list_models()
+    host.model.sd_checkpoint_info = host.sd_models.checkpoint_aliases["own"]
+    clips = []
+    for name in (None, "own", "other"):
+        p = request(host, sampler)
+        vars(p).update({key: name if value == "loaded" else value for key, value in fields.items()})
+        if name == "other":
+            host.evaluations.clear()
+            with pytest.raises(host.sampler.RefusedError, match="= 'other' is not allowed; allowed: none, or own"):
+                host.answer(p)
+            assert host.evaluations == []
+        else:
+            clips.append(host.run(p))
+    assert torch.equal(*clips)
+
+
+def test_nothing_of_animatediff_stays_after_a_refusal(host):
+    """It puts its motion in before this extension says no, and takes it out only at the end."""
+    before = host.run(host.still("Euler"))
+    params = host.animatediff.AnimateDiffProcess(model="v3", video_length=4, batch_size=4)
+    p = request(host)
+    p.script_args = host.arguments({MOTION: [{"model": "gone"}], "AnimateDiff": [params]})
+    with pytest.raises(host.sampler.RefusedError, match="'gone'"):
+        host.run(p)
+    assert not host.motion.AnimateDiffMM.mm_injected
+    host.script("AnimateDiff").hacked = False  # as that of another tab
+    assert torch.equal(host.run(host.still("Euler")), before)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", NAME])
@@ -553,9 +610,7 @@ def test_the_infotext_has_the_prompt_as_written(host):
     text = "0: one\n2: two"
     p = request(host, prompt=text)
     host.run(p)
-    p.prompts = p.prompt
-    host.script(MOTION).postprocess_batch_list(p, SimpleNamespace())
-    assert p.prompts == [text] * 4
+    assert p.prompts == [text] * 4 and p.prompt == text
 
 
 def test_what_goes_wrong_in_a_hook_stops_the_generation(host, monkeypatch):

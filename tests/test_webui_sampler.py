@@ -703,15 +703,86 @@ def test_what_is_a_clip(host):
 
     extension = host.motion.mm_animatediff
     extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7, prompt_scheduler="of the clip"))
-    assert Motion.of_clip(16) is None
+    still = host.still()
+    assert Motion.of_clip(still, 16) is None
     extension.inject(host.model, "v2")
-    motion = Motion.of_clip(16)
+    motion = Motion.of_clip(still, 16)
     assert motion.context == 7
-    assert Motion.of_clip(1) is None
+    assert Motion.of_clip(still, 1) is None
     extension.ad_params.enable = False
-    assert Motion.of_clip(16) is None
+    assert Motion.of_clip(still, 16) is None
     extension.set_ad_params(None)
-    assert Motion.of_clip(16) is None
+    assert Motion.of_clip(still, 16) is None
+
+
+# --- what is asked for and cannot be had
+
+@pytest.fixture
+def listed(host, tmp_path):
+    """Two checkpoints in the host's list, of which one is loaded; the list was made anew since."""
+    host.sd_models.folder = tmp_path
+    for name in ("own", "other"):
+        (tmp_path / f"{name}.safetensors").touch()
+    host.sd_models.list_models()
+    host.model.sd_checkpoint_info = host.sd_models.checkpoint_aliases["own"]
+    host.sd_models.list_models()
+    return host
+
+
+@pytest.mark.parametrize("fields", [
+    {"refiner_checkpoint": "own"}, {"enable_hr": True, "hr_checkpoint_name": "own.safetensors"},
+    {"hr_checkpoint_name": "other"}])
+def test_a_refiner_that_is_the_loaded_checkpoint_is_none(listed, fields):
+    expected = listed.run(listed.clip(**SMALL, enable_hr="enable_hr" in fields))
+    p = listed.clip(**SMALL, **fields)
+    assert torch.equal(listed.run(p), expected)
+    assert "Refiner" not in p.extra_generation_params
+
+
+@pytest.mark.parametrize("fields", [
+    {"refiner_checkpoint": "other"}, {"enable_hr": True, "hr_checkpoint_name": "other"},
+    {"sampler": "Euler", "enable_hr": True, "hr_sampler_name": NAME, "refiner_checkpoint": "other"}])
+def test_a_change_of_the_checkpoint_is_refused_beside_animatediff(listed, fields):
+    """It would die of it, and the requests after it too."""
+    still = listed.run(listed.still("Euler"))
+    listed.evaluations.clear()
+    with pytest.raises(listed.sampler.RefusedError, match="= 'other' is not allowed; allowed: none, or own"):
+        listed.answer(listed.clip(**SMALL, **fields))
+    assert listed.evaluations == [] and not listed.motion.AnimateDiffMM.mm_injected
+    assert torch.equal(listed.run(listed.still("Euler")), still)
+    assert listed.run(listed.still(refiner_checkpoint="other")) is not None
+
+
+@pytest.mark.parametrize("asked, words", [
+    ({"model": "gone.ckpt"}, "model = 'gone.ckpt' is not there; allowed: the files in AnimateDiff's folder"),
+    ({"model": "xl.safetensors"}, "stopped before it put motion into the UNet"),
+    ({"modell": "v3"}, "stopped before it put motion into the UNet")])
+def test_a_still_is_refused_where_motion_is_asked_for(host, tmp_path, asked, words):
+    (tmp_path / "AnimateDiff").mkdir()
+    for name in ("xl.safetensors", "v3"):
+        (tmp_path / "AnimateDiff" / name).touch()
+    host.module("animatediff")._extension().get_model_dir = lambda: str(tmp_path / "AnimateDiff")
+    with pytest.raises(host.sampler.RefusedError, match=words):
+        host.run(host.still(animatediff={"enable": True, "video_length": 2, "batch_size": 2, "model": "v3", **asked}))
+    assert host.evaluations == []
+    p = host.still(animatediff={"enable": False, **asked})
+    host.run(p)
+    assert p.extra_generation_params[NAME].startswith("off")
+
+
+@pytest.mark.parametrize("sampler, fields, settings, ignored", [
+    (NAME, {"s_churn": 5.0}, {}, "sigma churn 5"), (NAME, {}, {"s_churn": 2.5}, "sigma churn 2.5"),
+    (NAME, {"s_churn": 0.0, "s_noise": 1.1, "eta": 0.5}, {}, None),  # Euler has no use for them either
+    (NAMES[1], {"s_churn": 5.0}, {}, None),
+    (NAMES[2], {"s_noise": 1.1, "eta": 0.5}, {}, "eta 0.5, sigma noise 1.1"),
+    (NAMES[2], {}, {"eta_ancestral": 0.0}, "eta 0"),
+])
+def test_noise_that_the_steps_do_not_add_is_said(host, sampler, fields, settings, ignored):
+    vars(host.shared.opts).update(settings)
+    p = host.clip(sampler, **SMALL, **fields)
+    host.run(p)
+    assert p.extra_generation_params.get(f"{NAME} ignored") == ignored
+    assert len(lines(host, "ignored: the steps of IV-mixed add no noise")) == (ignored is not None)
 
 
 # --- settings that leave the negative prompt out, and prompts of two lengths
@@ -930,11 +1001,35 @@ def test_after_an_interrupt_in_any_evaluation_the_host_is_as_before(host):
         assert torch.equal(host.run(host.still("Euler")), still)
 
 
+@pytest.mark.parametrize("how, fields, said", [
+    ("interrupt", {}, {NAME: "interrupted after 7 of 9 evaluations"}),
+    ("skip", {}, {NAME: "skipped after 7 of 9 evaluations"}),
+    ("interrupt", {"enable_hr": True, "hr_second_pass_steps": 2}, {NAME: "interrupted after 7 of 9 evaluations"}),
+    ("interrupt", {"enable_hr": True, "hr_second_pass_steps": 2, "steps": 2},
+     {NAME: "4 evaluations", f"{NAME} hires": "interrupted after 3 of 4 evaluations"}),
+])
+def test_the_infotext_says_what_was_done(host, how, fields, said):
+    host.on_evaluated.append(lambda count: count == 7 and getattr(host.shared.state, how)())
+    p = host.clip(**{**SMALL, **fields})
+    host.run(p)
+    assert {key: value for key, value in p.extra_generation_params.items() if key.startswith(NAME)} == said
+
+
+def test_the_second_of_two_clips_does_not_say_what_the_first_took_in_its_second_pass(host):
+    p = host.clip(enable_hr=True, hr_second_pass_steps=2, n_iter=2, steps=2, frames=2, context=2)
+    host.on_evaluated.append(lambda count: count == 10 and host.shared.state.interrupt())
+    result = host.answer(p)
+    first, second = result.infotexts[0], result.infotexts[-1]
+    assert "IV-mixed: 4 evaluations, IV-mixed hires: 4 evaluations" in first
+    assert "IV-mixed: interrupted after 2 of 4 evaluations" in second and "hires" not in second
+
+
 def test_an_interrupt_before_the_first_evaluation(host):
-    host.script("ControlNet").process = lambda p, *args: host.shared.state.interrupt()
+    host.script("ControlNet").process_batch = lambda p, *args: host.shared.state.interrupt()
     p = host.clip(**SMALL)
     latents = host.run(p)
     assert host.evaluations == []
+    assert p.extra_generation_params[NAME] == "interrupted after 0 of 9 evaluations"
     assert torch.equal(latents, p.noise(5) * p.sampler.get_sigmas(p, 3)[0])
 
 

@@ -176,6 +176,9 @@ def test_an_interrupt_ends_a_comparison(host):
     host.on_evaluated.append(lambda number: number == 2 and host.shared.state.interrupt())
     made = make(host, wanted(host), "compare")
     assert [clip.title for clip in made] == ["plain"] and made[0].interrupted
+    assert (made[0].evaluations, made[0].planned) == (2, 4)
+    assert f"{NAME}: interrupted after 2 of 4 evaluations" in made[0].infotext
+    assert "plain, interrupted plain Evaluations 2 of 4" in text_of(host.module("txt2vid")._figures(made))
 
 
 # --- the page

@@ -28,8 +28,9 @@ class Motion(Protocol):
     context: int
     """Frames that are evaluated at a time."""
 
-    takes_cond_alone: bool
-    """Whether it can do without the negative prompt's rows."""
+    needs_both: bool
+    """Whether it needs the prompt's and the negative prompt's rows in one call, of one length, where the host puts them
+    into one batch."""
     modules: Iterable[torch.nn.Module]
     """What motion has put between the layers of the UNet."""
 
@@ -48,7 +49,7 @@ class Motion(Protocol):
 
 def motion_of_clip(p: Any, frames: int) -> Motion | None:
     """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
-    return built_in_a1111.Motion.of_clip(p, frames) or animatediff.Motion.of_clip(frames)
+    return built_in_a1111.Motion.of_clip(p, frames) or animatediff.Motion.of_clip(p, frames)
 
 
 class IVMixedSampler(Sampler):
@@ -73,6 +74,10 @@ class _Run(Run):
 
     def __init__(self, sampler: Sampler, motion: Motion | None):
         super().__init__(sampler, motion)
+        self.both_at_once = motion is not None and motion.needs_both and shared.opts.batch_cond_uncond
+        """Every evaluation needs the negative prompt, and of one length with the prompt."""
+        if self.both_at_once:
+            self.held_off = "held off: the extra moves and AnimateDiff need the negative prompt"
         if motion is not None:
             self.image = _image_denoiser(sampler.model_wrap_cfg.inner_model, motion, sampler.p.scripts)
         self.answers: dict[str, list[Tensor]] = {}
@@ -156,13 +161,12 @@ class _Run(Run):
             yield
 
     def needs_uncond(self) -> bool:
-        """AnimateDiff's windows need it too, where it is in one batch with cond."""
-        return super().needs_uncond() or (self.motion is not None and shared.opts.batch_cond_uncond)
+        return super().needs_uncond() or self.both_at_once
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()
-        if self.motion is not None and shared.opts.batch_cond_uncond:
-            settings["pad_cond_uncond"] = True  # AnimateDiff's windows then take cond and uncond of one length
+        if self.both_at_once:
+            settings["pad_cond_uncond"] = True
         if self.cond_alone():
             settings["skip_early_cond"] = 1.0
         return settings
@@ -180,7 +184,7 @@ class _Run(Run):
         guidance = self.move.guidance
         if guidance is None:
             guidance = self.sampler.sampler_extra_args["cond_scale"]
-        return (guidance == 1 and (self.move.model == "image" or self.motion.takes_cond_alone)
+        return (guidance == 1 and (self.move.model == "image" or not self.motion.needs_both)
                 and not controlnet.controls(self.sampler.p.scripts))
 
 

@@ -20,6 +20,7 @@ from ..motion import MotionOptions
 from ..motion.module import AUTO
 from ..options import OptionError
 from ..patch import replaced
+from ..untrusted import shown
 from .sampler import RefusedError
 
 TITLE = "AnimateDiff"
@@ -30,6 +31,11 @@ UNPREPARED = (
     "it stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which works with "
     "them.")
 """Said where the extension has put motion into the UNet and got no further."""
+MOTIONLESS = (
+    "AnimateDiff stopped before it put motion into the UNet, and all frames would be stills: the WebUI's log says why. "
+    "The motion module may be made for another kind of checkpoint, or the request has a setting that AnimateDiff does "
+    "not know.")
+"""Said where it has not put any."""
 
 
 def _extension() -> Any:
@@ -61,6 +67,33 @@ def remove(sd_model: Any) -> None:
         extension.restore(sd_model)
 
 
+def asked(p: Any) -> Any:
+    """The extension's settings in a request that asks for its motion, an object, or a dict by the API; else None."""
+    for script in getattr(p.scripts, "alwayson_scripts", None) or ():
+        if script.title() == TITLE and script.args_from is not None:
+            given = p.script_args[script.args_from]
+            return given if _get(given, "enable") else None
+    return None
+
+
+def refuse_stills(p: Any) -> None:
+    """To be called where the UNet has no motion. Raises OptionError, RefusedError where a request asks for it: the host
+    only logs why the extension has put none there."""
+    given = asked(p)
+    if given is None:
+        return
+    name, extension = _get(given, "model"), _extension()
+    if isinstance(name, str) and extension is not None:
+        folder = Path(extension.get_model_dir())
+        if not (folder / name).is_file():
+            raise OptionError("model", shown(name), f"the files in AnimateDiff's folder {folder}", "is not there")
+    raise RefusedError(MOTIONLESS)
+
+
+def _get(given: Any, name: str) -> Any:
+    return given.get(name) if isinstance(given, dict) else getattr(given, name, None)
+
+
 def travelled(params: Any, cond: Any) -> Any:
     """The prompts of a step, (frames, ...), blended between the frames that have one by a clip's settings."""
     closed = params.video_length > params.batch_size and params.closed_loop in ("R+P", "A")
@@ -70,7 +103,7 @@ def travelled(params: Any, cond: Any) -> Any:
 class Motion:
     """The motion that AnimateDiff has put into the UNet for the clip being sampled."""
 
-    takes_cond_alone = False
+    needs_both = True
 
     def __init__(self, extension: Any):
         self._extension = extension
@@ -80,13 +113,17 @@ class Motion:
         """What it has put between the layers of the UNet."""
 
     @classmethod
-    def of_clip(cls, frames: int) -> Motion | None:
+    def of_clip(cls, p: Any, frames: int) -> Motion | None:
         """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip.
 
-        Raises RefusedError where AnimateDiff stopped while it prepared the clip.
+        Raises OptionError, RefusedError where AnimateDiff stopped while it prepared the clip of the request ``p``.
         """
         extension = _extension()
-        if extension is None or not extension.mm_injected or frames < 2:
+        if extension is None:
+            return None
+        if not extension.mm_injected:
+            refuse_stills(p)
+        if not extension.mm_injected or frames < 2:
             return None
         if extension.ad_params is None or not extension.ad_params.enable:
             return None

@@ -54,7 +54,7 @@ def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[...,
 class Motion:
     """Built-in motion while a clip is sampled, as the sampler IV-mixed asks for it."""
 
-    takes_cond_alone = True
+    needs_both = False
 
     def __init__(self, clip: Clip):
         self._clip = clip

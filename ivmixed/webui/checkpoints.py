@@ -7,8 +7,16 @@ from modules import sd_models
 
 from ..motion import files
 from ..options import OptionError
+from ..untrusted import shown
 
 SD15, SDXL = "SD 1.5", "SDXL"
+MARKS = {SD15: "is_sd1", SDXL: "is_sdxl"}
+"""How the hosts mark a loaded checkpoint of that family."""
+
+
+def family_of(sd_model: Any) -> str | None:
+    """The family of a loaded checkpoint; None for any other."""
+    return next((name for name, mark in MARKS.items() if getattr(sd_model, mark, False)), None)
 
 
 def chosen(options: Any) -> Any:
@@ -41,6 +49,25 @@ def check(info: Any, family: str | None) -> None:
         raise refused(info, str(error), allowed) from None
     if theirs != family:
         raise refused(info, f"is {what} for {theirs}", allowed)
+
+
+def check_stays(p: Any) -> None:
+    """Raises OptionError for a request that goes on with another checkpoint than it begins with: motion is in one UNet.
+
+    To be called when that is loaded. A refiner that is the loaded checkpoint is none.
+    """
+    loaded = p.sd_model.sd_checkpoint_info
+    for name in ("refiner_checkpoint", "hr_checkpoint_name"):
+        chosen = getattr(p, name, None)
+        if chosen in (None, "", "None", "none", "Use same checkpoint"):
+            continue
+        info = sd_models.get_closet_checkpoint_match(chosen)  # None: the host refuses it
+        if name == "hr_checkpoint_name" and (info is None or not p.enable_hr):
+            continue
+        if info is not None and info.filename != loaded.filename:
+            raise OptionError(name, shown(chosen), f"none, or {loaded.name}, which is loaded: a clip stays with one "
+                              "checkpoint")
+        p.refiner_checkpoint_info = None  # the host compares with its list, which may be another by now
 
 
 def refused(info: Any, problem: str, allowed: str) -> OptionError:

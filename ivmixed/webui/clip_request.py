@@ -53,8 +53,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``evaluations`` is None
-    with a sampler of the host's."""
+    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``evaluations`` are
+    those that were made, of so many ``planned``, and None with a sampler of the host's."""
 
     title: str
     file: Path | None
@@ -63,6 +63,7 @@ class Made:
     comments: str
     seed: int
     evaluations: int | None
+    planned: int | None
     seconds: float
     measures: dict[str, float]
     interrupted: bool
@@ -116,11 +117,11 @@ def _make(title: str, wanted: Wanted) -> Made:
     frames = np.stack(p.iv_mixed_frames[:wanted.motion.frames])
     built_in = motion.of_request(p)
     files = [Path(image) for image in result.images if isinstance(image, str)] if built_in is None else built_in.files
-    evaluations, seconds = getattr(p, "iv_mixed_took", (None, whole))
+    evaluations, planned, seconds = getattr(p, "iv_mixed_took", (None, None, whole))
     return Made(
         title=title, file=clips.to_play(files, frames, wanted.motion.fps), poster=Image.fromarray(frames[0]),
         infotext=result.infotexts[result.index_of_first_image], comments=result.comments, seed=int(result.all_seeds[0]),
-        evaluations=evaluations, seconds=seconds, measures=_measures(frames),
+        evaluations=evaluations, planned=planned, seconds=seconds, measures=_measures(frames),
         interrupted=shared.state.interrupted or shared.state.skipped)
 
 

@@ -22,7 +22,7 @@ from ..clipfiles import WRITERS, Frames, MediaError, can_write, write_png, write
 from ..motion import FORMATS
 from ..options import OptionError
 from ..untrusted import shown
-from . import MOTION, log, scratch
+from . import MOTION, log, scratch, selectable
 from .motion import Clip
 
 MOVING = {".gif", ".webp"}
@@ -64,7 +64,7 @@ def finish(clip: Clip, result: Any) -> None:
             files = _save(places, clip, part, result.all_seeds[start], texts[start], problems)
             clip.files += files
             try:
-                images_shown += _answer(files, part) if _asked_by_api(clip.p) else _gallery(files, part)
+                images_shown += _shown(clip.p, files, part, texts[start])
             except OSError as error:
                 problems.append(f"the clip cannot be read again ({shown(str(error))})")
                 images_shown += part
@@ -75,6 +75,8 @@ def finish(clip: Clip, result: Any) -> None:
         lines = [f"{MOTION}: {problem}" for problem in dict.fromkeys(problems)]
         for line in lines:
             log.warning(line)
+        if (run := selectable.of(clip.p)) is not None:
+            run.problems += lines
         result.comments += "".join(f"\n{line}" for line in lines)
         result.extra_generation_params = {**clip.p.extra_generation_params, PROBLEM: "; ".join(lines)}
 
@@ -185,9 +187,17 @@ def _kept() -> Path:
 
 
 def _asked_by_api(p: Any) -> bool:
-    """The answer is JSON; a selectable script, the XYZ grid say, goes on with pictures."""
-    chosen = p.script_args[0]  # the script's number; where the request has infotext, the page's word for none
-    return bool(getattr(p, "is_api", False)) and not (isinstance(chosen, int) and chosen > 0)
+    return bool(getattr(p, "is_api", False))
+
+
+def _shown(p: Any, files: Sequence[Path], frames: Sequence[Image.Image], text: str) -> list[Any]:
+    """What the host goes on with in the place of a clip."""
+    by_api = _asked_by_api(p)
+    answer = _answer(files, frames) if by_api else _gallery(files, frames)
+    run = selectable.of(p)
+    if run is None:
+        return answer
+    return [selectable.stand_in(run, frames[0] if by_api else answer[0], answer, text)]
 
 
 def _answer(files: Sequence[Path], frames: Sequence[Image.Image]) -> list[Any]:

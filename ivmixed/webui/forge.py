@@ -27,7 +27,7 @@ from . import built_in_forge, checkpoints, forge_controlnet, forge_image_model, 
 from .forge_image_model import ImageModel, loras_of
 from .forge_motion import Motion, motion_schedule, network_call, note_tables, on_table, put_back_tables
 from .panel import options_of
-from .sampler import RefusedError, Run, Sampler
+from .sampler import RefusedError, Run, Sampler, refusing
 from .words import Words
 
 NetworkCall = Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]
@@ -39,7 +39,6 @@ MANY_STEPS = 1000
 class ForgeRun(Run):
     """The models are the same network with other options and another noise table."""
 
-    held_off = "held off in the extra moves: they need the negative prompt"
     motion_is_idle = (
         "AnimateDiff's motion module is set up, but this WebUI's UNet never calls it: all frames would be stills. "
         "Switch AnimateDiff off and tick IV-mixed motion, which works here.")
@@ -190,7 +189,7 @@ class ForgeSampler(Sampler):
 
     def motion_of_clip(self, p: Any, frames: int) -> Motion | built_in_forge.Motion | None:
         """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
-        return built_in_forge.Motion.of_clip(p, frames) or Motion.of_clip(self.unet, frames)
+        return built_in_forge.Motion.of_clip(p, frames) or Motion.of_clip(p, self.unet, frames)
 
     @property
     def unet(self) -> Any:
@@ -214,6 +213,7 @@ class ForgeSampler(Sampler):
     def _tables(self, p: Any, frames: int) -> Iterator[None]:
         """Within the block the noise tables are those of a latent of ``frames`` frames; after an error, the host's."""
         with ExitStack() as stack:
+            stack.enter_context(refusing())
             stack.enter_context(self.put_back_after_errors(p))
             motion = self.motion_of_clip(p, frames)
             if motion is not None:
@@ -239,14 +239,11 @@ class ForgeSampler(Sampler):
         if checkpoint is None and not loras:
             self.image_words = words.own(p, prompt, negative)
         elif make_plan(options, range(MANY_STEPS, -1, -1)).count("image"):
-            try:
-                info = checkpoint or p.sd_model.sd_checkpoint_info
-                image = self.image_model = ImageModel.of_request(p, info, self.load_checkpoint)
-                with image.chosen(p):
-                    image.patch(options, loras_of(p), loras)
-                    given = words.encoded(p, prompt, negative)
-            except OptionError as error:
-                raise RefusedError(str(error)) from None
+            info = checkpoint or p.sd_model.sd_checkpoint_info
+            image = self.image_model = ImageModel.of_request(p, info, self.load_checkpoint)
+            with image.chosen(p):
+                image.patch(options, loras_of(p), loras)
+                given = words.encoded(p, prompt, negative)
             self.image_words = Words(given, None if prompt else motion.travelled)
 
     @contextmanager

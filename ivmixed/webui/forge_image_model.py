@@ -43,8 +43,7 @@ class ImageModel:
 
     def __init__(self, info: Any, load: Callable[[Any], Any]):
         sd_model = sd_models.model_data.get_sd_model()
-        families = {checkpoints.SD15: "is_sd1", checkpoints.SDXL: "is_sdxl"}
-        checkpoints.check(info, next((name for name, mark in families.items() if getattr(sd_model, mark, False)), None))
+        checkpoints.check(info, checkpoints.family_of(sd_model))
         started = time.monotonic()
         try:
             self.sd_model = load(info)

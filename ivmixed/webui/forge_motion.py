@@ -47,9 +47,14 @@ class Motion:
         """Frames that are evaluated at a time."""
 
     @classmethod
-    def of_clip(cls, unet: Any, frames: int) -> Motion | None:
-        """The motion for a latent of ``frames`` frames; None where ``unet`` has none, or the latent is no clip."""
+    def of_clip(cls, p: Any, unet: Any, frames: int) -> Motion | None:
+        """The motion for a latent of ``frames`` frames; None where ``unet`` has none, or the latent is no clip.
+
+        Raises OptionError, RefusedError where the request ``p`` asks for motion and ``unet`` has none.
+        """
         entries = [entry for entry in inner_modifiers(unet.model_options) if is_motion(entry)]
+        if not entries:
+            animatediff.refuse_stills(p)
         return cls(entries) if entries and frames > 1 else None
 
     def left_out(self, model_options: dict[str, Any]) -> dict[str, Any]:

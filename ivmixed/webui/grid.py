@@ -11,8 +11,9 @@ from typing import Any
 
 from modules import scripts
 
-from ..options import OPTIONS, Option, OptionError
+from ..options import OPTIONS, Option, OptionError, Options
 from . import NAME, presets
+from .checkpoints import chosen
 from .panel import GRID, checkpoints
 
 FILE = "xyz_grid.py"
@@ -31,18 +32,35 @@ def add_axes() -> None:
 def _axis(axis: Callable[..., Any], option: Option) -> Any:
     def check_all(p: Any, values: list[Any]) -> None:
         for value in values:
-            option.check(value)
+            options = Options(**{option.name: value})
+            if option.name == "image_checkpoint":
+                chosen(options)
 
     more: dict[str, Any] = {}
     if option.kind == "choice":
         more["choices"] = lambda: list(option.choices)
     elif option.name == "image_checkpoint":
         more["choices"] = checkpoints
-    # the plot reads ranges of numbers ("1-5 (+2)") itself, where the type is float
-    kind = {"choice": str, "number": float}.get(option.kind, option.from_text)
+    kind = {"choice": str, "number": _Number(option)}.get(option.kind, option.from_text)
     return axis(MARK + option.label.removeprefix(NAME).strip(), kind,
                 lambda p, value, values: _set(p, {option.name: value}), confirm=check_all,
                 format_value=lambda p, opt, value: f"{opt.label}: {option.to_text(option.check(value))}", **more)
+
+
+class _Number:
+    """The type of an axis of numbers. The plot reads ranges ("1-5 (+2)") itself where the type equals float."""
+
+    def __init__(self, option: Option):
+        self.option = option
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return other is float
+
+    def __call__(self, value: Any) -> float:
+        """The option's value. Raises OptionError."""
+        return self.option.from_text(str(value))  # type: ignore[no-any-return]
 
 
 def _axis_of_presets(axis: Callable[..., Any]) -> Any:

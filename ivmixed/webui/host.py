@@ -32,6 +32,7 @@ def register() -> None:
     """Puts this host's sampler where its dropdowns and its API look, and asks to be called where the host calls."""
     sampler = import_module(f"{__package__}.sampler")
     sampler.register(import_module(f"{__package__}.{name()}").IVMixedSampler)
+    import_module(f"{__package__}.selectable").register()
     built_in = import_module(f"{__package__}.motion")
     script_callbacks.on_cfg_denoiser(built_in.on_cfg_denoiser)
     script_callbacks.on_ui_settings(settings.add)

@@ -21,12 +21,12 @@ from torch import Tensor
 from modules import paths, shared
 
 from .. import motion
-from ..motion import MotionError, MotionModule, MotionOptions, Travel, TravelError, evaluate_in_windows, uniform_windows
+from ..motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
 from ..motion.options import MOTION_OPTIONS
 from ..options import OptionError
 from ..untrusted import shown
-from . import host, log, settings
-from .sampler import RefusedError
+from . import host, log, sampler, selectable, settings
+from .sampler import RefusedError, refusing
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
 MOST_ENTRIES = 50_000
@@ -113,8 +113,10 @@ class Clip:
         self.p, self.options = p, options
         self.path, self.loras = _chosen(options)
         _check(p, options)
-        self.text = p.prompt
-        self.travel = Travel.parse(p.prompt, options.frames) if isinstance(p.prompt, str) else None
+        self.texts: list[Any] = p.prompt if isinstance(p.prompt, list) else [p.prompt]
+        """The prompts as written: of all clips, or of each."""
+        self.travels = [Travel.parse(text, options.frames) if isinstance(text, str) else None for text in self.texts]
+        """Of each of them."""
         self.step = 0
         """The sampling step: it decides where the context windows lie."""
         self.motion: motion.Motion | None = None
@@ -139,6 +141,16 @@ class Clip:
     def context(self) -> int:
         """Frames that are evaluated at a time."""
         return min(self.options.context, self.options.frames)
+
+    @property
+    def number(self) -> int:
+        """Which of ``texts`` is that of the clip that is made now."""
+        return getattr(self.p, "iteration", 0) % len(self.texts)
+
+    @property
+    def travel(self) -> Travel | None:
+        """How the prompt of this clip changes along it."""
+        return self.travels[self.number]
 
     @contextmanager
     def module(self, dtype: torch.dtype, device: torch.device) -> Iterator[MotionModule]:
@@ -185,16 +197,30 @@ class Clip:
         finally:
             self.motion.frames = None
 
-    def rows_of_prompt(self) -> list[str]:
-        """The prompt of every frame; between two given ones that of the first, as they are blended later."""
-        assert self.travel is not None
-        return [self.travel.prompts[max(0, sum(given <= frame for given in self.travel.frames) - 1)]
-                for frame in range(self.frames)]
+    def rows(self) -> dict[str, Any]:
+        """What the host is to sample: fields of the request, with an entry for every frame where clips differ.
+
+        A script that gives a prompt for each of its pictures (Prompt matrix) gets a clip for each.
+        """
+        p, frames = self.p, self.frames
+        given = {name: value for name in ("prompt", "negative_prompt", "seed", "subseed")
+                 if isinstance(value := getattr(p, name, None), list)}
+        count = max(map(len, given.values()), default=p.n_iter)
+        fields = {name: [text for text in given[name] for _ in range(frames)]
+                  for name in ("prompt", "negative_prompt") if name in given}
+        for name in ("seed", "subseed"):
+            step = int(name == "subseed" or not getattr(p, "subseed_strength", 0))  # as the host numbers its pictures
+            if name in given:
+                fields[name] = [first + step * frame for first in given[name] for frame in range(frames)]
+        if any(self.travels):
+            rows = [_along(text, travel, frames) for text, travel in zip(self.texts, self.travels)]
+            fields["prompt"] = [row for number in range(count) for row in rows[number % len(rows)]]
+        return {"batch_size": frames, "n_iter": count, **fields}
 
     def tell_prompt(self) -> None:
         """The infotext has the prompt as the user wrote it, not that of each frame."""
         if self.travel is not None:
-            self.p.prompts = [self.text] * len(self.p.prompts)
+            self.p.prompts = [self.texts[self.number]] * len(self.p.prompts)
 
     def blended(self, encoded: Any) -> Any:
         """The encoded prompts of a step, (frames, ...), with those between the given ones blended."""
@@ -227,14 +253,20 @@ def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...
     return modules[options.model], tuple(loras)
 
 
+def _along(text: str, travel: Travel | None, frames: int) -> list[str]:
+    """The prompt of every frame; between two given ones that of the first, as they are blended later."""
+    if travel is None:
+        return [text] * frames
+    return [travel.prompts[max(0, sum(given <= frame for given in travel.frames) - 1)] for frame in range(frames)]
+
+
 def _check(p: Any, options: MotionOptions) -> None:
     """Raises OptionError for what a request cannot have with built-in motion."""
-    for name in ("refiner_checkpoint", "hr_checkpoint_name"):
-        if (chosen := getattr(p, name, None)) not in (None, "", "None", "none", "Use same checkpoint"):
-            raise OptionError(name, chosen, "none: built-in motion stays with one checkpoint")
-    pictures = len(getattr(p, "init_images", None) or [None])
-    if pictures not in (1, options.frames):
-        raise OptionError("frames", options.frames, f"{pictures}, as many as init_images, or give one picture")
+    pictures = getattr(p, "init_images", None)
+    if pictures is not None and len(pictures) not in (1, options.frames):
+        if not pictures:
+            raise OptionError("init_images", [], f"one picture, or {options.frames}, one for each frame")
+        raise OptionError("frames", options.frames, f"{len(pictures)}, as many as init_images, or give one picture")
 
 
 def of_request(p: Any) -> Clip | None:
@@ -247,43 +279,64 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
 
     The host only logs what a hook raises: what is wrong is said where it stops the generation.
     """
+    finished(p)  # a script may ask with one request many times
+    vars(p).pop("iv_mixed_clip", None)
     try:
-        options = make()
-        if options is None:
-            return
-        clip = p.iv_mixed_clip = Clip(p, options)
-    except (OptionError, MotionError, TravelError) as error:
-        p.sample = _raising(RefusedError(str(error)))
-        return
+        with refusing():
+            options = make()
+            if options is None:
+                return
+            selectable.check(p)
+            clip = p.iv_mixed_clip = Clip(p, options)
     except Exception as error:
-        p.sample = _raising(error)  # or a still would come of it
+        refuse(p, error)  # or a still would come of it
+        if isinstance(error, RefusedError):
+            return
         raise
-    p.batch_size = clip.frames
-    p.do_not_save_grid = True
-    clip.saved, p.do_not_save_samples = not p.do_not_save_samples, True  # written as a clip instead, see `clips`
-    if clip.travel is not None:
-        p.prompt = clip.rows_of_prompt() * p.n_iter
+    clip.saved = not p.do_not_save_samples
+    _change(p, do_not_save_grid=True, do_not_save_samples=True,  # written as a clip instead, see `clips`
+            sample=_with_motion(clip, p.sample), **clip.rows())
+    for option in MOTION_OPTIONS.values():
+        p.extra_generation_params.pop(option.label, None)  # a script's requests share it
     p.extra_generation_params.update(options.to_infotext())
-    p.sample = _with_motion(clip, p.sample)
 
 
-def _raising(error: Exception) -> Callable[..., Any]:
-    def sample(*args: Any, **kwargs: Any) -> Any:
+def refuse(p: Any, error: Exception) -> None:
+    """Lets a request end with ``error``, where the host begins to make its pictures."""
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        sampler.failed(p)
         raise error
-    return sample
+    _change(p, init=stop, sample=stop)
+
+
+def _change(p: Any, **values: Any) -> None:
+    """Gives a request other attributes, until it is finished."""
+    before = vars(p).setdefault("iv_mixed_before", {})
+    for name in (*values, "hr_prompt", "hr_negative_prompt"):  # these the host takes from the others
+        if name not in before:
+            before[name] = vars(p).get(name)
+    for name, value in values.items():
+        setattr(p, name, value)
+
+
+def finished(p: Any) -> None:
+    """Called at the end of a request: it asks for what it asked before. A script may go on with it."""
+    for name, value in vars(p).pop("iv_mixed_before", {}).items():
+        if value is None:
+            vars(p).pop(name, None)  # it was of the class
+        else:
+            setattr(p, name, value)
 
 
 def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
-            with host.motion().acting(clip) as clip.motion:
+            with refusing(), host.motion().acting(clip) as clip.motion:
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None
                 samples = sample(*args, **kwargs)
                 calls = clip.motion.calls
-        except MotionError as error:
-            raise RefusedError(str(error)) from None
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(f"IV-mixed motion: out of memory with {clip.context} frames of {clip.p.width}x"
                                f"{clip.p.height} at a time; lower the size or the context ({error})") from None

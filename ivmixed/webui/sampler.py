@@ -21,12 +21,15 @@ from modules import sd_samplers, sd_samplers_cfg_denoiser, sd_samplers_common, s
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
 from .. import Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ..motion import MotionError, TravelError
 from ..patch import Overlay, replaced
 from . import NAME, SAMPLERS, checkpoints, log, timing, words
 from .panel import options_of
 from .words import Words
 
 NO_MOTION = "off - no motion module in the UNet"
+HIRES, IGNORED = f"{NAME} hires", f"{NAME} ignored"
+"""Keys of the infotext, beside `NAME`: the second pass, and what of the request has no effect."""
 
 
 class RefusedError(HTTPException):
@@ -37,6 +40,15 @@ class RefusedError(HTTPException):
 
     def __str__(self) -> str:
         return self.detail
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within the block wrong input is refused: whatever of ours says so becomes RefusedError."""
+    try:
+        yield
+    except (OptionError, MotionError, TravelError) as error:
+        raise RefusedError(str(error)) from None
 
 
 def register(sampler: type[Sampler]) -> None:
@@ -65,17 +77,23 @@ def prepare(p: Any) -> None:
     """
     kind = sd_samplers.all_samplers_map[NAME].constructor
     kind.prepare(p)
-    sample = p.sample
+    sample = getattr(p.sample, "unguarded", p.sample)  # a script may ask with one request many times
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         with kind.put_back_after_errors(p):
             return sample(*args, **kwargs)
+    guarded.unguarded = sample  # type: ignore[attr-defined]
     p.sample = guarded
 
 
 def finished(p: Any) -> None:
     """Called at the end of any request; not after an error."""
     sd_samplers.all_samplers_map[NAME].constructor.finished(p)
+
+
+def failed(p: Any) -> None:
+    """Called where a request stops before its sampling, after extensions have changed the host for it."""
+    sd_samplers.all_samplers_map[NAME].constructor.failed(p)
 
 
 class Sampler(KDiffusionSampler):
@@ -146,8 +164,8 @@ class Sampler(KDiffusionSampler):
         noise_sampler: Callable[[float, float], Tensor] | None = None,
     ) -> Tensor:
         """The host calls it as it calls k-diffusion's samplers; ``model`` is its ``CFGDenoiser``."""
-        run = self.run_of_clip(x.shape[0])
-        try:
+        with refusing():
+            run = self.run_of_clip(x.shape[0])
             options = options_of(self.p)
             if run.motion is None:
                 options, schedules = replace(options, interval=(0, 0)), ()
@@ -157,11 +175,11 @@ class Sampler(KDiffusionSampler):
             plan = self._plan(options, sigmas, schedules)
             if plan.count("image"):
                 run.words = run.words_of(options)
-        except OptionError as error:
-            raise RefusedError(str(error)) from None
         said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"
-        self.p.extra_generation_params[f"{NAME} hires" if self.p.is_hr_pass else NAME] = said
+        self._note(said)
         log.info(said if run.motion is None else plan.describe())
+        if ignored := self.p.extra_generation_params.get(IGNORED):
+            log.info(f"{ignored} ignored: the steps of {NAME} add no noise by these settings")
 
         run.start(plan, callback)
         started = time.monotonic()
@@ -170,14 +188,45 @@ class Sampler(KDiffusionSampler):
                 run.evaluate, x, sigmas, extra_args, run.callback, disable, plan=plan, on_move=run.on_move,
                 noise_sampler=lambda *levels: self.p.rng.next(),  # a generator for each row: batches and devices agree
                 step_noise_sampler=noise_sampler)
+        except sd_samplers_common.InterruptedException:
+            if run.motion is not None:
+                how = "skipped" if shared.state.skipped else "interrupted"
+                self._note(f"{how} after {run.done} of {plan.evaluations} evaluations")
+            raise
         finally:
             run.end()
-        seconds = time.monotonic() - started
-        self.p.iv_mixed_took = plan.evaluations, seconds
+            seconds = time.monotonic() - started
+            self.p.iv_mixed_took = run.done, plan.evaluations, seconds
         if run.motion is not None:
             frames, _, height, width = clip.shape
-            timing.note(plan, frames, 8 * width, 8 * height, seconds)
+            timing.note(self.p.sd_model, plan, frames, 8 * width, 8 * height, seconds)
         return clip
+
+    def _note(self, said: str) -> None:
+        """Notes in the infotext what a pass took, and what of the request had no effect on it."""
+        infotext = self.p.extra_generation_params
+        if not self.p.is_hr_pass:
+            infotext.pop(HIRES, None)  # the second of several batches may end before its second pass
+        infotext[HIRES if self.p.is_hr_pass else NAME] = said
+        if ignored := self._ignored():
+            infotext[IGNORED] = ", ".join(ignored)
+
+    def _ignored(self) -> list[str]:
+        """The request's settings that the host's own sampler of this step would obey, and this one does not.
+
+        Source: ``sampler_extra_params`` and ``Sampler.initialize`` of the hosts, where the settings win.
+        """
+        def value(name: str, default: float) -> float:
+            chosen = getattr(shared.opts, name, default)
+            return float((getattr(self.p, name, None) or default) if chosen == default else chosen)
+
+        found = {}
+        if self.solver == "euler":
+            found["sigma churn"] = value("s_churn", 0.0), 0.0
+        elif self.solver == "dpmpp_2m_sde":
+            found["eta"] = 1.0 if self.eta is None else float(self.eta), 1.0
+            found["sigma noise"] = value("s_noise", 1.0), 1.0
+        return [f"{name} {given:g}" for name, (given, default) in found.items() if given != default]
 
 
 class Run:
@@ -186,7 +235,7 @@ class Run:
     plan: Plan
     move: Move
     """The move that is due."""
-    held_off = "held off: the extra moves and AnimateDiff need the negative prompt"
+    held_off = "held off in the extra moves: they need the negative prompt"
 
     def __init__(self, sampler: Sampler, motion: Any):
         self.sampler, self.motion = sampler, motion
@@ -324,7 +373,8 @@ class Run:
         state.sampling_steps = self.plan.evaluations
         if getattr(self.sampler.p, "enable_hr", False) and bar._tqdm is not None:
             bar.updateTotal(bar._tqdm.total + self.plan.evaluations - self.plan.steps)
-        if self.motion is not None and (dropping := self.dropping()):
+        needs = self.motion is not None and (self.plan.active_steps or self.needs_uncond())
+        if needs and (dropping := self.dropping()):
             log.info(f"{' and '.join(dropping)} {self.held_off}")
 
     def _count(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from modules import scripts
 
 from ..options import OPTIONS, OptionError, Options
-from . import MOTION, NAME, SAMPLERS, clips, motion, motion_panel, panel, presets, sampler
+from . import MOTION, NAME, SAMPLERS, animatediff, clips, motion, motion_panel, panel, presets, sampler, selectable
+from .checkpoints import check_stays
 from .live import Live
 
 PRESET = f"{NAME} preset"
@@ -42,6 +43,7 @@ class MotionScript(scripts.Script):
         clip = motion.of_request(p)
         if clip is not None:
             clips.finish(clip, processed)
+        motion.finished(p)
 
 
 class IVMixedScript(scripts.Script):
@@ -68,22 +70,29 @@ class IVMixedScript(scripts.Script):
 
     def process(self, p: Any, *arguments: Any) -> None:
         ours = not SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None)))
-        if ours or motion.of_request(p) is not None:
+        built_in = motion.of_request(p) is not None
+        for key in (NAME, sampler.HIRES, sampler.IGNORED, PRESET, *(option.label for option in OPTIONS)):
+            p.extra_generation_params.pop(key, None)  # a script's requests share it
+        if ours or built_in:
             sampler.prepare(p)
-        if not ours:
-            return
-        # the host only logs what a hook raises: the sampler refuses wrong values, where it stops the generation
-        with suppress(OptionError):
-            _write(p.extra_generation_params, panel.options_of(p))
+        # the host only logs what a hook raises: what is wrong is said where it stops the generation
+        if built_in or (ours and animatediff.asked(p) is not None):
+            try:
+                with sampler.refusing():
+                    check_stays(p)
+            except sampler.RefusedError as error:
+                motion.refuse(p, error)
+        if ours:
+            with suppress(OptionError):
+                _write(p.extra_generation_params, panel.options_of(p))
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
         sampler.finished(p)
+        if (run := selectable.of(p)) is not None:
+            run.finished += 1
 
 
 def _write(infotext: dict[str, Any], options: Options) -> None:
-    for option in OPTIONS:
-        infotext.pop(option.label, None)  # the cells of an X/Y/Z plot share it
-    infotext.pop(PRESET, None)
     infotext.update(options.to_infotext())
     if options.setting() != Options() and (name := presets.name_of(options)) is not None:
         infotext[PRESET] = name

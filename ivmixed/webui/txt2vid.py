@@ -222,7 +222,7 @@ def _figure(clip: Made) -> str:
 
 
 def _table(made: Sequence[Made]) -> str:
-    rows = {"Evaluations": ["-" if clip.evaluations is None else str(clip.evaluations) for clip in made],
+    rows = {"Evaluations": [_evaluations(clip) for clip in made],
             "Seconds": [f"{clip.seconds:.1f}" for clip in made]}
     for name, words in MEASURES.items():
         if any(name in clip.measures for clip in made):
@@ -231,6 +231,12 @@ def _table(made: Sequence[Made]) -> str:
     body = "".join(f'<tr><th scope="row">{words}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
                    for words, cells in rows.items())
     return f'<table class="ivmixed-table"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _evaluations(clip: Made) -> str:
+    if clip.evaluations is None:
+        return "-"
+    return f"{clip.evaluations} of {clip.planned}" if clip.interrupted else str(clip.evaluations)
 
 
 def _number(value: float | None) -> str:

@@ -142,7 +142,7 @@ class Host:
         self.controlnet = importlib.import_module("scripts.controlnet")
         self.group_norm = importlib.import_module("ldm.modules.diffusionmodules.util").GroupNorm32
         ddpm = importlib.import_module("ldm.models.diffusion.ddpm")
-        self.model = self.shared.sd_model = ddpm.LatentDiffusion(parameterization)
+        self.model = self.shared.sd_model = self.sd_models.model_data.sd_model = ddpm.LatentDiffusion(parameterization)
         self.script_callbacks.on_cfg_denoised(self._network_is_done)
         self._start(self.model.watch)
 
@@ -180,6 +180,8 @@ class Host:
             self.script_callbacks.callback_map[name].clear()
         plot = TREE / "scripts" / "xyz_grid.py"
         self.plot, module = self._run_file("xyz_grid", plot), self._run_file("iv_mixed", SCRIPT)
+        selectable = [self.plot, *(self._run_file(name, TREE / "scripts" / f"{name}.py")
+                                   for name in ("prompt_matrix", "prompts_from_file", "loopback"))]
         self.scripts.scripts_data[:] = [SimpleNamespace(path=str(SCRIPT), module=module),
                                         SimpleNamespace(path=str(plot), module=self.plot)]
         self.script_callbacks.before_ui_callback()
@@ -189,13 +191,15 @@ class Host:
         theirs = [] if self.controlnet is None else [self.controlnet.ControlNetScript]
         if self.animatediff is not None:
             theirs.insert(0, self.animatediff.AnimateDiffScript)
-        self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours)
+        self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours + [file.Script for file in selectable])
         self.scripts.scripts_txt2img = self.runner
         self.page = self.shared.demo = self.ui.create_ui(self.runner, Page)
+        self.runner.setup_selectable(arguments=2)
         with Page():
             # the API calls ui() again to learn the defaults
             self.defaults = [None] + [getattr(control, "value", None) for script in self.runner.alwayson_scripts
                                       for control in script.ui(script.is_img2img) or ()]
+        self.defaults += [None] * (len(self.runner.inputs) - len(self.defaults))
 
     @staticmethod
     def _run_file(name: str, path: Path) -> Any:
@@ -271,6 +275,22 @@ class Host:
         try:
             self.processing.process_images(p)
             return p.latents
+        finally:
+            self.shared.state.end()
+            self.shared.total_tqdm.clear()
+
+    def answer(self, p: Any, script: str = "", *arguments: Any) -> Any:
+        """What the API answers with, by a selectable script if one is named: text, or pictures that it will encode."""
+        self.evaluations.clear()
+        self.shared.state.begin("a request")
+        try:
+            if not script:
+                return self.processing.process_images(p)
+            number, chosen = next((number, chosen) for number, chosen in enumerate(self.runner.selectable_scripts, 1)
+                                  if chosen.title() == script)
+            p.script_args = [number, *p.script_args[1:]]
+            p.script_args[chosen.args_from:chosen.args_to] = arguments
+            return self.runner.run(p, *p.script_args)
         finally:
             self.shared.state.end()
             self.shared.total_tqdm.clear()

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from modules import extra_networks, rng, sd_models, sd_samplers, shared
-from modules.processing_parts import Processed, encoded, finished, get_fixed_seed  # noqa: F401
+from modules import extra_networks, processing_parts, rng, sd_models, sd_samplers, shared
+from modules.processing_parts import Processed, encoded, finished, fix_seed, get_fixed_seed, pictures_of  # noqa: F401
 
 
 @dataclass
@@ -24,7 +24,16 @@ class StableDiffusionProcessing:
     s_min_uncond: float = 0.0
     denoising_strength: float = 0.6
     init_latent: torch.Tensor | None = None
-    """The pictures of img2img; None: txt2img."""
+    """The pictures of img2img, encoded; None: txt2img."""
+    init_images: list | None = None
+    n_iter: int = 1
+    do_not_save_grid: bool = False
+    refiner_checkpoint: str | None = None
+    refiner_checkpoint_info: Any = None
+    hr_checkpoint_name: str | None = None
+    hr_checkpoint_info: Any = None
+    all_prompts: list = field(default_factory=list)
+    seeds: list = field(default_factory=list)
     enable_hr: bool = False
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
@@ -71,6 +80,9 @@ class StableDiffusionProcessing:
 
     def generators(self, rows):
         return rng.ImageRNG((4, 4, 4), [self.seed + row for row in range(rows)])
+
+    def init(self, all_prompts, all_seeds):
+        processing_parts.init(self)
 
     def setup_conds(self):
         """Forge main does not encode the negative prompt where the CFG scale of the pass is 1."""
@@ -134,13 +146,15 @@ def process_images(p):
     if p.enable_hr:
         shared.total_tqdm.updateTotal(p.steps + (p.hr_second_pass_steps or p.steps))
         shared.state.job_count *= 2
+    processing_parts.find_refiner(p)
+    processing_parts.setup_prompts(p)
     p.scripts.process(p)
+    p.init(p.all_prompts, p.all_seeds)
     if p.extra_network_data:
-        p.all_prompts = []
         extra_networks.activate(p, p.extra_network_data)
     p.sd_model.forge_objects = p.sd_model.forge_objects_after_applying_lora.shallow_copy()
     p.scripts.process_batch(p)
-    p.prompts, p.negative_prompts = [p.prompt] * p.batch_size, [p.negative_prompt] * p.batch_size
+    p.prompts, p.negative_prompts, p.seeds = p.all_prompts, p.all_negative_prompts, p.all_seeds
     p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
     p.setup_conds()
     unet = p.sd_model.forge_objects.unet
@@ -156,4 +170,5 @@ def process_images(p):
         # not reached after an error
         p.sd_model.alphas_cumprod = before
         unet.model.model_sampling.set_sigmas(((1 - before) / before) ** 0.5)
-    return finished(p, samples)
+    p.prompts = p.all_prompts
+    return finished(p, samples, *pictures_of(p, samples))

@@ -28,6 +28,7 @@ class CFGDenoiser(torch.nn.Module):
         now = shared.state if shared.host == "reforge" else state
         if now.interrupted or now.skipped:
             raise sd_samplers_common.InterruptedException
+        sd_samplers_common.apply_refiner(self)
         params = CFGDenoiserParams(
             x, image_cond, sigma, now.sampling_step, now.sampling_steps,
             prompt_parser.reconstruct_multicond_batch(cond, self.step)[1],

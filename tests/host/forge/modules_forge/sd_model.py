@@ -1,4 +1,5 @@
 """A checkpoint: its parts as loaded, with LoRAs, and as scripts change them for one sampling."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import networks  # noqa: F401  the extension registers itself
@@ -7,7 +8,7 @@ from ldm_patched.modules import model_management
 from ldm_patched.modules.model_base import BaseModel
 from modules_forge.unet_patcher import ModelPatcher, UnetPatcher
 
-from modules import prompt_parser, shared
+from modules import prompt_parser, sd_models, shared
 
 
 class TextEncoder(torch.nn.Module):
@@ -54,6 +55,7 @@ class SdModel(torch.nn.Module):
         self.forge_objects = ForgeObjects(UnetPatcher(network), Clip(ModelPatcher(TextEncoder())))
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.forge_objects_after_applying_lora = self.forge_objects.shallow_copy()
+        self.sd_checkpoint_info = sd_models.CheckpointInfo(Path("models", "loaded.safetensors"))
         self.current_lora_hash = "[]"
         self.tiling_enabled = False
         self.cond_stage_model_empty_prompt = prompt_parser.encode("")[None]

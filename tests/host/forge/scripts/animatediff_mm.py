@@ -39,6 +39,8 @@ class AnimateDiffMM:
         self.ad_params = ad_params
 
     def load(self, version):
+        if version.split(".")[0] not in ("v1", "v2", "v3"):
+            raise RuntimeError("Please download models manually.")
         if self.mm is None or self.mm.mm_name != version:
             self.mm = MotionWrapper(version)
 

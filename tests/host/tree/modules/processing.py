@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from modules import rng, sd_models, sd_samplers, shared
-from modules.processing_parts import Processed, encoded, finished, get_fixed_seed  # noqa: F401
+from modules import processing_parts, rng, sd_models, sd_samplers, shared
+from modules.processing_parts import Processed, encoded, finished, fix_seed, get_fixed_seed, pictures_of  # noqa: F401
 
 
 @dataclass
@@ -24,7 +24,8 @@ class StableDiffusionProcessing:
     s_min_uncond: float = 0.0
     denoising_strength: float = 0.6
     init_latent: torch.Tensor | None = None
-    """The pictures of img2img; None: txt2img."""
+    """The pictures of img2img, encoded; None: txt2img."""
+    init_images: list | None = None
     enable_hr: bool = False
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
@@ -41,6 +42,14 @@ class StableDiffusionProcessing:
     do_not_save_grid: bool = False
     do_not_save_samples: bool = False
     refiner_checkpoint: str | None = None
+    refiner_checkpoint_info: Any = None
+    hr_checkpoint_name: str | None = None
+    hr_checkpoint_info: Any = None
+    s_churn: float | None = None
+    s_noise: float | None = None
+    iteration: int = 0
+    all_prompts: list = field(default_factory=list)
+    seeds: list = field(default_factory=list)
     outpath_samples: str = ""
     all_seeds: list = field(default_factory=list)
     prompts: list = field(default_factory=list)
@@ -68,7 +77,11 @@ class StableDiffusionProcessing:
         return self.generators(rows).next()
 
     def generators(self, rows):
-        return rng.ImageRNG((4, 4, 4), [self.seed + row for row in range(rows)])
+        seeds = self.seeds if len(self.seeds) == rows else [self.seed + row for row in range(rows)]
+        return rng.ImageRNG((4, 4, 4), seeds)
+
+    def init(self, all_prompts, all_seeds):
+        processing_parts.init(self)
 
     def setup_conds(self):
         model = self.sd_model.cond_stage_model
@@ -105,17 +118,31 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
 
 def process_images(p):
-    p.seed = get_fixed_seed(p.seed)
+    fix_seed(p)
     p.scripts.before_process(p)
     if shared.state.job_count == -1:
-        shared.state.job_count = 1
+        shared.state.job_count = p.n_iter
     if p.enable_hr:
         shared.total_tqdm.updateTotal(p.steps + (p.hr_second_pass_steps or p.steps))
         shared.state.job_count *= 2
+    processing_parts.find_refiner(p)
+    processing_parts.setup_prompts(p)
     p.scripts.process(p)
-    sd_models.apply_alpha_schedule_override(p.sd_model, p)
-    p.prompts, p.negative_prompts = (prompt if isinstance(prompt, list) else [prompt] * p.batch_size
-                                     for prompt in (p.prompt, p.negative_prompt))
-    p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
-    p.setup_conds()
-    return finished(p, p.sample())
+    p.init(p.all_prompts, p.all_seeds)
+    samples, pictures, texts = [], [], []
+    for number in range(p.n_iter):
+        p.iteration = number
+        if shared.state.interrupted:
+            break
+        rows = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
+        p.prompts, p.negative_prompts, p.seeds = p.all_prompts[rows], p.all_negative_prompts[rows], p.all_seeds[rows]
+        p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
+        p.scripts.process_batch(p)
+        p.setup_conds()
+        sd_models.apply_alpha_schedule_override(p.sd_model, p)
+        samples.append(p.sample())
+        p.prompts = p.all_prompts[rows]
+        made = pictures_of(p, samples[-1])
+        pictures += made[0]
+        texts += made[1]
+    return finished(p, torch.cat(samples) if samples else None, pictures, texts)

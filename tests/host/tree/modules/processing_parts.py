@@ -4,16 +4,52 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from modules import infotext_utils, prompt_parser, scripts, shared
+from modules import infotext_utils, prompt_parser, scripts, sd_models, shared
 
 
 def get_fixed_seed(seed):
     return random.randrange(2**32) if seed == -1 else seed
 
 
+def fix_seed(p):
+    p.seed = get_fixed_seed(p.seed)
+
+
+def setup_prompts(p):
+    """A prompt and a seed for every picture; a script may have given them."""
+    if isinstance(p.prompt, list):
+        p.all_prompts = p.prompt
+    else:
+        count = len(p.negative_prompt) if isinstance(p.negative_prompt, list) else p.batch_size * p.n_iter
+        p.all_prompts = [p.prompt] * count
+    many = isinstance(p.negative_prompt, list)
+    p.all_negative_prompts = p.negative_prompt if many else [p.negative_prompt] * len(p.all_prompts)
+    if len(p.all_prompts) != len(p.all_negative_prompts):
+        raise RuntimeError("a different number of prompts and negative prompts")
+    p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + row for row in range(len(p.all_prompts))]
+
+
+def find_refiner(p):
+    if p.refiner_checkpoint in (None, "", "None", "none"):
+        return
+    p.refiner_checkpoint_info = sd_models.get_closet_checkpoint_match(p.refiner_checkpoint)
+    if p.refiner_checkpoint_info is None:
+        raise Exception(f"Could not find checkpoint with name {p.refiner_checkpoint}")
+
+
+def init(p):
+    """What a request does first of all: with its pictures, and with what it wants for a second pass."""
+    if p.init_images is not None and len(p.init_images) > 1:
+        if len(p.init_images) > p.batch_size:
+            raise RuntimeError(f"bad number of images passed: {len(p.init_images)}; expecting {p.batch_size} or less")
+        p.batch_size = len(p.init_images)
+    if p.enable_hr and p.hr_checkpoint_name and p.hr_checkpoint_name != "Use same checkpoint":
+        p.hr_checkpoint_info = sd_models.get_closet_checkpoint_match(p.hr_checkpoint_name)
+
+
 def encoded(prompts):
     """The schedules of the rows."""
-    return [prompt(len(prompts))[row] if callable(prompt) else [(10**6, prompt_parser.encode(prompt))]
+    return [prompt(len(prompts))[row] if callable(prompt) else [(10**6, prompt_parser.encode_prompt(prompt))]
             for row, prompt in enumerate(prompts)]
 
 
@@ -28,20 +64,30 @@ class Processed:
     extra_generation_params: dict = field(default_factory=dict)
     index_of_first_image: int = 0
 
+    @property
+    def info(self):
+        return self.infotexts[0]
 
-def finished(p, samples):
-    """What a request made; not reached after an error. The decoder shows three channels of a latent, enlarged."""
-    p.latents, p.progress = samples, (shared.state.sampling_step, shared.state.sampling_steps)
+
+def pictures_of(p, samples):
+    """A batch's pictures and their infotexts. The decoder shows three channels of a latent, enlarged."""
+    p.progress = shared.state.sampling_step, shared.state.sampling_steps
     shared.state.nextjob()
     pictures = (samples[:, :3].float() / 6 + 0.5).clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
     batch = scripts.PostprocessBatchListArgs(list(pictures))
     p.scripts.postprocess_batch_list(p, batch)
-    p.all_seeds = [p.seed + row for row in range(len(samples))]
     made = [Image.fromarray((255 * picture.permute(1, 2, 0).numpy()).astype("uint8")) for picture in batch.images]
-    text = p.prompt if isinstance(p.prompt, str) else "a prompt"
-    params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": p.seed,
-              "Size": f"{p.width}x{p.height}", **p.extra_generation_params}
-    result = Processed(made, [f"{text}\n{infotext_utils.line_of(params)}"] * len(made), p.all_seeds,
-                       extra_generation_params=p.extra_generation_params)
+    texts = []
+    for prompt, seed in zip(p.prompts, p.seeds):
+        params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": seed,
+                  "Size": f"{p.width}x{p.height}", **p.extra_generation_params}
+        texts.append(f"{prompt if isinstance(prompt, str) else 'a prompt'}\n{infotext_utils.line_of(params)}")
+    return made, texts
+
+
+def finished(p, samples, pictures, texts):
+    """What a request made; not reached after an error."""
+    p.latents = samples
+    result = Processed(pictures, texts, p.all_seeds, extra_generation_params=p.extra_generation_params)
     p.scripts.postprocess(p, result)
     return result

@@ -16,6 +16,11 @@ def encode(text, chunks=1):
     return torch.randn(chunks * CHUNK, 4, generator=generator)
 
 
+def encode_prompt(text):
+    """That of a prompt as it is written: BREAK begins another chunk."""
+    return encode(text, 1 + text.count("BREAK"))
+
+
 def reconstruct_cond_batch(batch, step):
     """The rows' tensors in a step; past the end of a schedule its first entry again."""
     return torch.stack([

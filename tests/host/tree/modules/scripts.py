@@ -29,6 +29,9 @@ class Script:
     def show(self, is_img2img):
         return True
 
+    def run(self, p, *args):
+        pass
+
     def before_process(self, p, *args):
         pass
 
@@ -57,7 +60,9 @@ class Script:
 
 class ScriptRunner:
     def __init__(self, scripts=()):
+        scripts = list(scripts)
         self.alwayson_scripts = [script for script in scripts if script.show(script.is_img2img) is AlwaysVisible]
+        self.selectable_scripts = [script for script in scripts if script not in self.alwayson_scripts]
         self.inputs = [None]  # the first is the dropdown of selectable scripts
         self.infotext_fields = []
 
@@ -67,6 +72,19 @@ class ScriptRunner:
         self.inputs += controls
         script.args_to = len(self.inputs)
         self.infotext_fields += script.infotext_fields or []
+
+    def setup_selectable(self, arguments):
+        """They follow the others, each with as many arguments."""
+        for script in self.selectable_scripts:
+            script.args_from, script.args_to = len(self.inputs), len(self.inputs) + arguments
+            self.inputs += [None] * arguments
+
+    def run(self, p, *args):
+        """The chosen script, which makes the request, or several, itself; None: none is chosen."""
+        if args[0] == 0 or args[0] is None:
+            return None
+        script = self.selectable_scripts[args[0] - 1]
+        return script.run(p, *args[script.args_from:script.args_to])
 
     def _run(self, hook, p, *more):
         for script in self.alwayson_scripts:

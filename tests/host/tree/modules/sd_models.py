@@ -1,6 +1,5 @@
 """The checkpoints that are there; the host's settings for the noise table, applied before every sampling."""
 from pathlib import Path
-from types import SimpleNamespace
 
 import safetensors.torch
 
@@ -11,11 +10,23 @@ folder = None
 checkpoints_list, checkpoint_aliases = {}, {}
 
 
+class CheckpointInfo:
+    """An entry of the list, which is made anew with it: two of one file are not equal."""
+
+    def __init__(self, path):
+        self.filename, self.name, self.title = str(path), path.name, f"{path.name} [0123456789]"
+
+
+def get_closet_checkpoint_match(text):
+    found = checkpoint_aliases.get(text)
+    return found or next((info for info in checkpoints_list.values() if text and text in info.title), None)
+
+
 def list_models():
     checkpoints_list.clear()
     checkpoint_aliases.clear()
     for path in sorted(Path(folder).glob("*.safetensors")) if folder else ():
-        info = SimpleNamespace(filename=str(path), name=path.name, title=f"{path.name} [0123456789]")
+        info = CheckpointInfo(path)
         checkpoints_list[info.title] = info
         checkpoint_aliases.update({info.title: info, info.name: info, path.stem: info})
 

@@ -23,6 +23,7 @@ class CFGDenoiser(torch.nn.Module):
     def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         if state.interrupted or state.skipped:
             raise sd_samplers_common.InterruptedException
+        sd_samplers_common.apply_refiner(self)
         rows = len(cond)
         params = CFGDenoiserParams(
             torch.cat([x, x]), torch.cat([image_cond, image_cond]), torch.cat([sigma, sigma]),

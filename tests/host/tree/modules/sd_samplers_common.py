@@ -31,6 +31,15 @@ def store_latent(decoded):
         state.assign_current_image(decoded)
 
 
+def apply_refiner(denoiser):
+    """Goes on with the checkpoint that refines, where it is another entry of the list than the loaded one's."""
+    info = denoiser.p.refiner_checkpoint_info
+    if info is None or shared.sd_model.sd_checkpoint_info == info:
+        return
+    denoiser.p.extra_generation_params["Refiner"] = info.title
+    denoiser.model_wrap = None
+
+
 class Sampler:
     def __init__(self, funcname):
         self.funcname = self.func = funcname

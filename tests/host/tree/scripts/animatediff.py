@@ -1,7 +1,7 @@
 """AnimateDiff's script: motion in before a clip, out after it."""
 from scripts.animatediff_infv2v import animatediff_on_cfg_denoiser
 from scripts.animatediff_mm import mm_animatediff
-from scripts.animatediff_ui import AnimateDiffProcess  # noqa: F401
+from scripts.animatediff_ui import AnimateDiffProcess
 
 from modules import script_callbacks, scripts
 
@@ -20,6 +20,10 @@ class AnimateDiffScript(scripts.Script):
         return ["the unit"]
 
     def before_process(self, p, params):
+        if isinstance(params, dict):  # by the API
+            params = AnimateDiffProcess(**params)
+            p.script_args = list(p.script_args)
+            p.script_args[self.args_from] = params
         mm_animatediff.set_ad_params(params)
         if params is not None and params.enable:
             mm_animatediff.inject(p.sd_model, params.model)

@@ -4,6 +4,9 @@ from ldm.modules.diffusionmodules.util import GroupNorm32
 
 from modules import paths
 
+MODULES = ("v1", "v2", "v3", "xl")
+"""The files that are there."""
+
 
 class TemporalTransformer(torch.nn.Module):
     """Mixes every frame of a context window with the one before it."""
@@ -66,8 +69,11 @@ class AnimateDiffMM:
     def inject(self, sd_model, model_name):
         if AnimateDiffMM.mm_injected:
             self.restore(sd_model)
+        if model_name.split(".")[0] not in MODULES:
+            raise RuntimeError("Please download models manually.")
         if self.mm is None or self.mm.mm_name != model_name:
             self.mm = MotionWrapper(model_name)
+        assert sd_model.is_sdxl == (self.mm.mm_name.split(".")[0] == "xl"), "Motion module incompatible with SD."
         unet = sd_model.model.diffusion_model
         if self.mm.is_v2:
             unet.middle_block.insert(-1, self.mm.mid_block)

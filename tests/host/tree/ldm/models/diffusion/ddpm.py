@@ -1,11 +1,12 @@
 """The checkpoint: the UNet with a noise table."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import networks
 import torch
 
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from modules import prompt_parser
+from modules import prompt_parser, sd_models
 
 
 class TextEncoder(torch.nn.Module):
@@ -42,6 +43,7 @@ class LatentDiffusion(torch.nn.Module):
         self.num_timesteps = 1000
         self.is_sdxl = self.lowvram = False
         self.is_sd1 = True
+        self.sd_checkpoint_info = sd_models.CheckpointInfo(Path("models", "loaded.safetensors"))
         self.model = torch.nn.Module()
         self.model.diffusion_model = UNetModel()
         self.model.conditioning_key = "crossattn"

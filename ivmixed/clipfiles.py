@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from .untrusted import shown
+from .untrusted import Refusal, shown
 
 Frames = NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ ASCII, UNICODE = b"ASCII\0\0\0", b"UNICODE\0"
 """How a user comment says its encoding, table 9."""
 
 
-class MediaError(ValueError):
+class MediaError(Refusal):
     """A file cannot be written or read. The message is one line for whoever makes the clip."""
 
     def __init__(self, problem: str):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from .untrusted import shown
+from .untrusted import Refusal, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,7 +45,7 @@ MOST_KEYS = 1000
 """Keyframes of a curve."""
 
 
-class OptionError(ValueError):
+class OptionError(Refusal):
     """A value was refused. ``field`` is the option, ``value`` what was given, ``allowed`` what may be given.
 
     The message is one line, which repeats at most `ivmixed.untrusted.SHOWN` characters of the value.

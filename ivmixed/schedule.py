@@ -13,6 +13,10 @@ from collections.abc import Iterable
 TERMINAL_ABAR = 2.0**-24
 """What stands for an abar of 0, as in diffusers: sigma 4096, where a latent is noise to the last digit of a float32."""
 
+ZERO_SNR_ABAR = 4.8973451890853435e-08
+"""The last abar of a table that is rescaled to zero terminal SNR, as in AUTOMATIC1111, Forge and ComfyUI: sigma 4519,
+beyond all others of AnimateDiff's table too, whose last but one becomes 3991."""
+
 
 def abar_to_sigma(abar: float) -> float:
     """``sqrt((1 - abar) / abar)``: the noise level (unitless, >= 0) of an ``abar`` in (0, 1].
@@ -72,6 +76,15 @@ class Schedule:
         """Linear betas: the table of AnimateDiff's SD 1.5 motion modules (the video model)."""
         return cls.from_betas(start + (end - start) * t / (steps - 1) for t in range(steps))
 
+    def with_zero_snr(self) -> Schedule:
+        """The table shifted and scaled so that it begins where it did and ends in noise alone, `ZERO_SNR_ABAR`
+        or less where the last but one is there already: zero terminal SNR, Lin et al., arXiv 2305.08891, algorithm 1.
+        """
+        roots = [math.sqrt(abar) for abar in self.abars]
+        first, last = roots[0], roots[-1]
+        table = [((root - last) * first / (first - last)) ** 2 for root in roots[:-1]]
+        return Schedule([*table, ZERO_SNR_ABAR if table[-1] > ZERO_SNR_ABAR else table[-1] / 2])
+
     def _set(self, sigmas: Iterable[float]) -> None:
         self.sigmas = tuple(sigmas)
         if len(self.sigmas) < 2:
@@ -82,6 +95,11 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.sigmas)
+
+    @property
+    def abars(self) -> tuple[float, ...]:
+        """The abar of every timestep, descending."""
+        return tuple(sigma_to_abar(sigma) for sigma in self.sigmas)
 
     @property
     def sigma_min(self) -> float:

@@ -21,6 +21,10 @@ SHOWN = 200
 """Characters of a stranger's value that a message repeats."""
 
 
+class Refusal(ValueError):
+    """What somebody gave cannot be used. The message is one line for them: what is wrong, where, and what to do."""
+
+
 class JsonError(ValueError):
     """A text is refused. The message is one line that goes on after the name of what was read: ``is no JSON (...)``."""
 

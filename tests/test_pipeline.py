@@ -215,8 +215,8 @@ def test_the_image_model_has_words_of_its_own(separate):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Denoiser, "_network", listening)
         own = pipe(PROMPT, NEGATIVE, **settings, options=Options(
-            image_prompt="a sharp photo", image_negative_prompt="noise")).latents
-    for name, pipeline, words in (("video", video, (PROMPT, NEGATIVE)), ("image", encoder, ("a sharp photo", "noise"))):
+            image_prompt="a sharp one", image_negative_prompt="noise")).latents
+    for name, pipeline, words in (("video", video, (PROMPT, NEGATIVE)), ("image", encoder, ("a sharp one", "noise"))):
         cond, uncond = pipeline.encode_prompt(words[0], torch.device("cpu"), 1, True, words[1])
         expected = torch.cat([uncond, cond])
         assert heard[name] and all(torch.equal(context, expected) for context in heard[name])

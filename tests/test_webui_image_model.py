@@ -189,6 +189,22 @@ def test_the_loaded_checkpoint_as_another_makes_the_same_clip(host, folder, fiel
     assert torch.equal(clips[0], clips[1]) and torch.equal(clips[0], clips[2])
 
 
+def test_a_checkpoint_is_what_it_holds_whatever_its_name(host, folder):
+    options = {"image_checkpoint": "other"}
+    clip = host.run(host.clip(options=options, **ONE_WINDOW))
+    state = safetensors.torch.load((folder / "other.safetensors").read_bytes())
+    torch.save({"state_dict": state, "epoch": 1}, folder / "other.safetensors")
+    assert torch.equal(host.run(host.clip(options=options, **ONE_WINDOW)), clip)
+
+
+def test_a_quantized_checkpoint_is_refused(host, folder):
+    state = safetensors.torch.load_file(folder / "other.safetensors")
+    whole = {name: tensor.to(torch.int8) for name, tensor in state.items()}
+    safetensors.torch.save_file(whole, folder / "whole.safetensors")
+    with pytest.raises(HTTPException, match=r"weights in torch\.int8"):
+        host.run(host.clip(options={"image_checkpoint": "whole"}, **ONE_WINDOW))
+
+
 def test_prompts_that_change_along_the_clip_go_through_the_other_text_encoder(host, folder):
     options = {"image_checkpoint": "other"}
     p = host.clip(options=options, prompt_map={0: "day", 3: "night"},
@@ -299,6 +315,8 @@ def test_out_of_memory_with_two_models_they_take_turns(host, folder):
 @pytest.mark.parametrize("tensors, words", [
     ({"model.diffusion_model.input_blocks.1.attn2.to_k.weight": (8, 2048)}, "is a checkpoint file for SDXL"),
     ({"motion_modules.x": (1,)}, "is an AnimateDiff motion module"),
+    ({"model.diffusion_model.input_blocks.1.attn2.to_k.weight": ()}, "has a tensor of a wrong shape"),
+    ({"model.diffusion_model.input_blocks.1.attn2.to_k.weight": (8,)}, "has a tensor of a wrong shape"),
     ({"model.diffusion_model.input_blocks.0.0.weight": (3, 1, 1)}, "has other layers than the loaded checkpoint"),
 ])
 def test_a_checkpoint_of_another_kind_is_refused(host, folder, tensors, words):

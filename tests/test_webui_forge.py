@@ -475,3 +475,17 @@ def test_only_a_schedule_is_called_one(any_host, monkeypatch):
     monkeypatch.setattr(sys.modules["ivmixed.webui.words"], "own", damaged)
     with pytest.raises(ValueError, match=r"^the file is damaged$"):
         any_host.run(any_host.clip(options={"image_prompt": "a cat"}, **SMALL))
+
+
+def test_a_still_is_refused_where_motion_is_asked_for(host):
+    with pytest.raises(host.sampler.RefusedError, match=r"model = 'gone\.ckpt' is not there"):
+        host.run(host.clip(version="gone.ckpt", **SMALL))
+    assert host.evaluations == []
+    host.run(host.still())
+
+
+def test_the_infotext_says_after_how_many_evaluations_it_was_interrupted(host):
+    host.on_evaluated.append(lambda number: number == 2 and host.shared.state.interrupt())
+    p = host.clip(**SMALL)
+    host.run(p)
+    assert p.extra_generation_params[NAME] == "interrupted after 2 of 9 evaluations"

@@ -341,3 +341,10 @@ def test_a_controls_part_in_the_deep_layers_is_left_out(host):
     assert kept == {"input": [None, None, "i1"], "middle": [], "output": ["o1", None, None]}
     assert [kept["input"].pop() for _ in range(3)] == ["i1", None, None]  # as the UNet takes them
     assert module.outermost({"output": ["o1"]}) == {"input": [], "middle": [], "output": ["o1"]}
+
+
+def test_what_the_plan_refuses_is_refused_beside_another_image_model(host):
+    """It is made before the sampling, to know whether the image model will be asked."""
+    options = {"image_checkpoint": "other", "back_moves": "reuse", "loop_order": "noise-first"}
+    with pytest.raises(host.sampler.RefusedError, match="back_moves = 'reuse'"):
+        host.run(host.clip(options=options, frames=4, context=4, steps=3))

@@ -133,3 +133,40 @@ def test_what_rows_are_is_cut_with_them(host):
         assert control["middle"][1] is None and options["patch"] is print
         assert [rows[index] >= 6 for index in options["cond_indices"]] == [True] * 4
         assert [rows[index] >= 6 for index in options["uncond_indices"]] == [False] * 4
+
+
+def test_beside_the_hosts_scripts(host):
+    """As on AUTOMATIC1111, see test_webui_selectable."""
+    motion = {"formats": ["GIF"]}
+    result = host.answer(request_of(host, **motion), "Prompts from file or textbox", "a\nb", None)
+    assert [image[:6] for image in result.images] == ["R0lGOD"] * 2  # GIF in base64
+    wrong = (request_of(host, NAME, **motion), "[IV-mixed] gamma go", "31"), (request_of(host, model="x"), "Steps", "2")
+    for p, label, values in wrong:
+        with pytest.raises(host.sampler.RefusedError):
+            host.answer(p, "X/Y/Z plot", label, values)
+    p = request_of(host)
+    p.init_images = [None] * 6
+    with pytest.raises(host.sampler.RefusedError, match="allowed: 6, as many as init_images"):
+        host.answer(p)
+
+
+@pytest.mark.parametrize("fields", [{"refiner_checkpoint": "{}"}, {"enable_hr": True, "hr_checkpoint_name": "{}"}])
+def test_one_checkpoint_throughout(host, tmp_path, fields):
+    host.sd_models.folder = tmp_path
+    for name in ("own", "other"):
+        (tmp_path / f"{name}.safetensors").touch()
+    host.sd_models.list_models()
+    host.model.sd_checkpoint_info = host.sd_models.checkpoint_aliases["own"]
+    host.sd_models.list_models()
+    clips = []
+    for name in ("None", "own", "other"):
+        p = request_of(host, NAME)
+        vars(p).update({key: value.format(name) if isinstance(value, str) else value for key, value in fields.items()})
+        if name == "None" and "enable_hr" in fields:
+            p.hr_checkpoint_name = None
+        if name == "other":
+            with pytest.raises(host.sampler.RefusedError, match="= 'other' is not allowed; allowed: none, or own"):
+                host.answer(p)
+        else:
+            clips.append(host.run(p))
+    assert torch.equal(*clips)

@@ -3,7 +3,8 @@
     parse('{"a": [1, 2.5]}')         # {"a": [1, 2.5]}
     parse('{"a": NaN}')              # JsonError: holds NaN, which is no number
 
-What comes out is bounded in size and depth, finite, and can be written as UTF-8. What it means is for the caller to check.
+What comes out is bounded in size and depth, finite, and can be written as UTF-8. What it means is for the caller to
+check.
 """
 from __future__ import annotations
 

@@ -65,16 +65,22 @@ def prepare(p: Any) -> None:
     """
     kind = sd_samplers.all_samplers_map[NAME].constructor
     kind.prepare(p)
-    sample = p.sample
+    sample, close, p.iv_mixed_finished = p.sample, p.close, False
 
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded_sample(*args: Any, **kwargs: Any) -> Any:
         with kind.put_back_after_errors(p):
             return sample(*args, **kwargs)
-    p.sample = guarded
+
+    def guarded_close() -> None:
+        if not p.iv_mixed_finished:  # an error after the sampling, in the decoder say
+            kind.failed(p)
+        close()
+    p.sample, p.close = guarded_sample, guarded_close
 
 
 def finished(p: Any) -> None:
     """Called at the end of any request; not after an error."""
+    p.iv_mixed_finished = True
     sd_samplers.all_samplers_map[NAME].constructor.finished(p)
 
 

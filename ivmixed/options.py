@@ -162,7 +162,7 @@ class Option:
         if value == "":
             return None
         try:
-            sides = [int(side) for side in value.lower().split("x")] if isinstance(value, str) else value
+            sides = [_parsed(side, int) for side in value.lower().split("x")] if isinstance(value, str) else value
         except ValueError:
             raise OptionError(self.name, value, self.allowed) from None
         if not isinstance(sides, (list, tuple)) or len(sides) != 2:
@@ -176,7 +176,7 @@ class Option:
         keys = value
         if isinstance(value, str):
             try:
-                keys = [[float(part) for part in key.split("=")] for key in value.split()]
+                keys = [[_parsed(part, float) for part in key.split("=")] for key in value.split()]
             except ValueError:
                 raise OptionError(self.name, value, self.allowed) from None
         if not isinstance(keys, (list, tuple)) or not all(isinstance(k, (list, tuple)) and len(k) == 2 for k in keys):
@@ -209,10 +209,17 @@ class Option:
         if self.kind == "several":
             return self.check(text.split())
         try:
-            numbers = [float(part) for part in text.split(" to ")]
+            numbers = [_parsed(part, float) for part in text.split(" to ")]
         except ValueError:
             raise OptionError(self.name, text, self.allowed) from None
         return self.check(numbers if len(numbers) > 1 else numbers[0])
+
+
+def _parsed(text: str, kind: type[float]) -> float:
+    """A number as infotext has it. Raises ValueError, also for what Python alone reads: ``1_0`` is 10 there."""
+    if "_" in text:
+        raise ValueError
+    return kind(text)
 
 
 def declare(kind: str, default: Any, label: str, help: str, **more: Any) -> Any:

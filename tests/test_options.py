@@ -203,8 +203,8 @@ def test_wrong_pair(name, value):
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("value", [
-    "4", "0=4 50", "0:4", "0=4, 50=2", "50=4 0=2", "50=4 50=2", "0=-1", "0=31", "-1=4", "101=4", "0=nan", "nan=4", 4,
-    True, None, {}, [4], [4, 5], [[0, 4], [50]], [[0, 4, 1]], [["0", 4]], [[0, True]], [[50, 1], [0, 2]],
+    "4", "0=4 50", "0:4", "0=4, 50=2", "50=4 0=2", "50=4 50=2", "0=-1", "0=31", "-1=4", "101=4", "0=nan", "nan=4",
+    "1_0=4", 4, True, None, {}, [4], [4, 5], [[0, 4], [50]], [[0, 4, 1]], [["0", 4]], [[0, True]], [[50, 1], [0, 2]],
 ])
 def test_wrong_curve(name, value):
     assert_refused_in_words(name, value)
@@ -249,8 +249,8 @@ def test_one_wrong_end_of_a_pair(name, wrong):
 
 
 @pytest.mark.parametrize("value", [
-    "512", "100x64", (512, 0), "8x8x8", 512, "512x8200", "ax8", [512.5, 512], (8, -8), True, {},
-    [None, 8], "x",
+    "512", "51_2x512", "512.0x512", "100x64", (512, 0), "8x8x8", 512, "512x8200", "ax8", [512.5, 512], (8, -8), True,
+    {}, [None, 8], "x",
 ])
 def test_wrong_size(value):
     assert_refused_in_words("image_size", value)

@@ -72,7 +72,7 @@ def faults(host):
         places = [(place, turn) for place in ("network", *CALLBACKS, "store_latent") for turn in range(1, turns + 1)]
         places += [("callback_state", turn) for turn in (1, 2, 3)]
         places += [("module", turn) for turn in (1, 2) if "built in" in name]
-        places += [("before sampling", 1)] if host.kind != "a1111" else []
+        places += [("decoder", 1)] + [("before sampling", 1)] * (host.kind != "a1111")
         yield from ((name, place, turn, kind) for place, turn in places for kind in kinds)
 
 
@@ -101,6 +101,8 @@ def fault(host, place, turn, error, monkeypatch):
             before(common, place)
         elif place == "callback_state":
             before(common.Sampler, place)
+        elif place == "decoder":
+            before(host.processing, "finished")
         elif place == "module":  # it comes to the device, and goes
             before(MotionModule, "to")
         else:
@@ -147,6 +149,7 @@ def assert_nothing_stays(host, cases, monkeypatch):
 def test_nothing_stays_after_a_fault(host, monkeypatch):
     sample = [("AnimateDiff", "network", 2, KeyboardInterrupt),
               ("AnimateDiff, another image model", "cfg_after_cfg", 4, SystemExit),
+              ("AnimateDiff, another image model", "decoder", 1, torch.OutOfMemoryError),
               ("built in", "callback_state", 2, StopIteration),
               ("built in, another image model", "module", 2, GeneratorExit)]
     assert set(sample) <= set(faults(host))

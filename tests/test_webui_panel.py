@@ -1,6 +1,7 @@
 """The panel and the infotext in AUTOMATIC1111, with the real gradio and a double of the host (tests/host)."""
 import dataclasses
 
+import gradio.context
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -302,7 +303,9 @@ def test_values_that_do_not_go_together_are_told_and_the_rest_is_pasted(page):
 def test_the_page_that_pastes_is_told(page, monkeypatch):
     said = []
     monkeypatch.setattr(page.host.panel.gr, "Warning", said.append)
-    page.paste(infotext(Options(), **{"IV-mixed form": "<b>"}), page.defaults())
+    for event in (None, "the paste button's"):
+        monkeypatch.setattr(gradio.context.thread_data, "event_id", event, raising=False)
+        page.paste(infotext(Options(), **{"IV-mixed form": "<b>"}), page.defaults())
     assert len(said) == 1 and "form = '&lt;b&gt;' is not allowed" in said[0]
 
 

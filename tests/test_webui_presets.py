@@ -170,7 +170,7 @@ def test_a_file_in_use_is_told(host, file, monkeypatch):
     store = host.module("store")
     monkeypatch.setattr(store, "PATIENCE", 0.0)
     with store._locked(file.with_name(f"{file.name}.lock")):
-        assert "cannot be written" in save(host, "mine")
+        assert "cannot be written (another process is writing it)" in save(host, "mine")
     assert "Saved" in save(host, "mine")
 
 

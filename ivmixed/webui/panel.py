@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import html
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
+import gradio.context
 
 from modules import sd_models
 from modules.infotext_utils import PasteField
@@ -248,8 +248,9 @@ def _paste(params: dict[str, Any], option: Option, index: int) -> Any:
 def tell_page(message: str) -> None:
     """Says something in the log, and on the page where it is the page that asked."""
     log.warning(message)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gradio's own way to say it where no page asked
+    local = getattr(gradio.context, "LocalContext", None)  # gradio 4's; 3 has it by thread
+    event = local.event_id.get() if local else getattr(gradio.context.thread_data, "event_id", None)
+    if event is not None:
         gr.Warning(html.escape(message, quote=False))
 
 

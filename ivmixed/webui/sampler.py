@@ -77,17 +77,25 @@ def prepare(p: Any) -> None:
     """
     kind = sd_samplers.all_samplers_map[NAME].constructor
     kind.prepare(p)
-    sample = getattr(p.sample, "unguarded", p.sample)  # a script may ask with one request many times
+    # a script may ask with one request many times
+    sample, close = (getattr(method, "unguarded", method) for method in (p.sample, p.close))
+    p.iv_mixed_finished = False
 
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded_sample(*args: Any, **kwargs: Any) -> Any:
         with kind.put_back_after_errors(p):
             return sample(*args, **kwargs)
-    guarded.unguarded = sample  # type: ignore[attr-defined]
-    p.sample = guarded
+
+    def guarded_close() -> None:
+        if not p.iv_mixed_finished:  # an error after the sampling, in the decoder say
+            kind.failed(p)
+        close()
+    guarded_sample.unguarded, guarded_close.unguarded = sample, close  # type: ignore[attr-defined]
+    p.sample, p.close = guarded_sample, guarded_close
 
 
 def finished(p: Any) -> None:
     """Called at the end of any request; not after an error."""
+    p.iv_mixed_finished = True
     sd_samplers.all_samplers_map[NAME].constructor.finished(p)
 
 

@@ -5,6 +5,7 @@ written again as it was.
 """
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -33,6 +34,8 @@ except ModuleNotFoundError:  # Windows
 
 PATIENCE = 10.0
 """Seconds that a change waits for another process that is changing the file."""
+HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
+"""What says that another process has a lock."""
 
 
 class StoreError(Exception):
@@ -199,10 +202,12 @@ def _locked(path: Path) -> Iterator[None]:
                 break
         except FileNotFoundError:  # whoever had it has taken it away, and it is a lock no more
             pass
-        except OSError:
+        except OSError as error:
+            if error.errno not in HELD:
+                break  # a file system without locks
             if time.monotonic() > end:
                 os.close(handle)
-                raise
+                raise TimeoutError("another process is writing it") from None
         os.close(handle)
         time.sleep(0.01)
     try:

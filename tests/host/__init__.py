@@ -275,6 +275,9 @@ class Host:
         try:
             self.processing.process_images(p)
             return p.latents
+        except BaseException:
+            p.close()  # as the hosts do, after success too
+            raise
         finally:
             self.shared.state.end()
             self.shared.total_tqdm.clear()

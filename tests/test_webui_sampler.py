@@ -775,7 +775,7 @@ def test_a_still_is_refused_where_motion_is_asked_for(host, tmp_path, asked, wor
     (NAME, {"s_churn": 0.0, "s_noise": 1.1, "eta": 0.5}, {}, None),  # Euler has no use for them either
     (NAMES[1], {"s_churn": 5.0}, {}, None),
     (NAMES[2], {"s_noise": 1.1, "eta": 0.5}, {}, "eta 0.5, sigma noise 1.1"),
-    (NAMES[2], {}, {"eta_ancestral": 0.0}, "eta 0"),
+    (NAMES[2], {"s_noise": 0.0}, {"eta_ancestral": 0.0}, "eta 0, sigma noise 0"),
 ])
 def test_noise_that_the_steps_do_not_add_is_said(host, sampler, fields, settings, ignored):
     vars(host.shared.opts).update(settings)

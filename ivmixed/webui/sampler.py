@@ -225,8 +225,8 @@ class Sampler(KDiffusionSampler):
         Source: ``sampler_extra_params`` and ``Sampler.initialize`` of the hosts, where the settings win.
         """
         def value(name: str, default: float) -> float:
-            chosen = getattr(shared.opts, name, default)
-            return float((getattr(self.p, name, None) or default) if chosen == default else chosen)
+            chosen, given = getattr(shared.opts, name, default), getattr(self.p, name, None)
+            return float(given if chosen == default and given is not None else chosen)
 
         found = {}
         if self.solver == "euler":

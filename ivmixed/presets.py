@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
         "videocrafter"),
     "box": Preset("what suits the small model that comes along: the extra loop in every eighth step",
                   Options(active_percent=12.5), None, model="box"),
-    "plain": Preset("no extra loop: the video model alone", Options(interval=(0, 0)), None),
+    "plain": Preset("no extra loop: the video model alone", Options().plain(), None),
 })
 """Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box", "balanced" and "fast" were measured, see
 docs/benchmarks.md."""

@@ -154,7 +154,8 @@ class _Run(Run):
 
     def needs_uncond(self) -> bool:
         """AnimateDiff's windows need it too, where it is in one batch with cond."""
-        return super().needs_uncond() or (self.motion is not None and shared.opts.batch_cond_uncond)
+        windows = self.motion is not None and self.move.model == "video"
+        return super().needs_uncond() or (windows and shared.opts.batch_cond_uncond)
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()
@@ -172,7 +173,7 @@ class _Run(Run):
 
     def cond_alone(self) -> bool:
         """Guidance is 1, so that the negative prompt says nothing, and none needs its rows: one network pass."""
-        if self.motion is None or self.reuses or not self.plan.active_steps:
+        if self.motion is None or self.reuses or self.plan.plain:
             return False
         guidance = self.move.guidance
         if guidance is None:

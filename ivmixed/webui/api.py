@@ -64,7 +64,8 @@ def plan(request: PlanRequest) -> dict[str, Any]:
     except OptionError as error:
         raise HTTPException(status_code=422, detail=str(error)) from None
     cost = preview.price(made, request.frames, request.width, request.height)
-    return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps, **made.to_dict()}
+    return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps,
+            "finishing_steps": made.finishing_steps, **made.to_dict()}
 
 
 def _schema(option: Option) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,11 +118,12 @@ class Sampler(KDiffusionSampler):
         try:
             options = options_of(self.p)
             if run.motion is None:
-                options, schedules = replace(options, interval=(0, 0)), ()
+                options, schedules = options.plain(), ()
             else:
                 run.check(options, x.shape[0])
                 schedules = run.schedules()
             plan = self._plan(options, sigmas, schedules)
+            plan.check_size(*x.shape[-2:])
             if plan.count("image"):
                 run.words = run.words_of(options)
         except OptionError as error:

@@ -210,7 +210,8 @@ def _carry(x: Tensor, level: float, to: float) -> Tensor:
 
 Solver = Callable[[Tensor, Tensor, Move], Tensor]
 """The ordinary step: the latent, what the model denoised it to, the move -> the new latent. What a multistep
-solver remembers is of ordinary moves alone: the extra loop comes and goes between two of them."""
+solver remembers is of ordinary moves of that model alone: the extra loop comes and goes between two of them, and where
+the image model takes over it finds another denoised latent, whose difference is no change along the way."""
 
 
 def _euler(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
@@ -224,11 +225,14 @@ class _Dpmpp:
 
     def __init__(self, noise_sampler: NoiseSampler, dtype: torch.dtype):
         self.noise_sampler, self.dtype = noise_sampler, dtype
+        self.model = ""
         self.before: tuple[Tensor, Tensor] | None = None
-        """Of the ordinary move before: the denoised latent, and -log sigma."""
+        """Of the ordinary move before, where it was the same model's: the denoised latent, and -log sigma."""
 
     def times(self, move: Move) -> tuple[Tensor, Tensor]:
-        """-log sigma at the start and at the end of a move."""
+        """-log sigma at the start and at the end of a move; what another model found is forgotten."""
+        if move.model != self.model:
+            self.model, self.before = move.model, None
         start, end = torch.tensor([move.sigma_from, move.sigma_to], dtype=self.dtype).log().neg()
         return start, end
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivmixed import Move, OptionError, Options, Plan, Schedule, make_plan, ramp, released_plan, sample_iv_mixed, spread
@@ -519,6 +519,7 @@ def finishing(plan):
     return [move.step for move in plan.moves if move.kind == "ordinary" and move.model == "image"]
 
 
+@settings(max_examples=25)
 @given(any_options(finish_percent=0.0), any_sigmas(), tables, st.sampled_from(["timesteps", "steps"]))
 def test_without_a_finish_ordinary_moves_are_the_video_models(options, sigmas, schedules, by):
     plan = make_plan(dataclasses.replace(options, finish_by=by), sigmas, *schedules)
@@ -526,6 +527,7 @@ def test_without_a_finish_ordinary_moves_are_the_video_models(options, sigmas, s
     assert plan == make_plan(options, sigmas, *schedules)
 
 
+@settings(max_examples=25)
 @given(any_options(above_sigma_max="clamp", **DENOISE_FIRST), any_sigmas(), tables)
 def test_a_finish_changes_the_model_of_the_last_ordinary_moves_alone(options, sigmas, schedules):
     """And what is reused, where predictions serve again."""
@@ -553,6 +555,7 @@ def test_how_many_steps_the_image_model_finishes(percent, by, steps, count):
     assert (plan.count("video"), plan.count("image")) == (steps - count, count)
 
 
+@settings(max_examples=25)
 @given(st.integers(9, 200), st.floats(1, 100))
 def test_it_takes_over_at_the_step_nearest_to_its_timestep(steps, percent):
     sigmas = automatic(steps)

@@ -111,7 +111,7 @@ def video_guide(step: Step, x: Tensor) -> Tensor:
 
 
 def zigzag(step: Step, x: Tensor) -> Tensor:
-    """Z-Sampling (arXiv 2412.10891): down with guidance, back up without (scale 0), and down again; three evaluations."""
+    """Z-Sampling (arXiv 2412.10891): down with guidance, up again without (scale 0), and down; three evaluations."""
     if step.b > 0:
         down = step.euler(step.video, x)
         x = down + (step.a - step.b) * step.video.eps(down, step.b, 0.0)
@@ -119,8 +119,8 @@ def zigzag(step: Step, x: Tensor) -> Tensor:
 
 
 def collapsed_zigzag(step: Step, x: Tensor) -> Tensor:
-    """Its form that costs nothing (arXiv 2604.23536, as understood): to first order the way down and up moves the latent
-    by (b - a) s (eps_cond - eps_uncond), and the difference is that of the step before."""
+    """Its form that costs nothing (arXiv 2604.23536, as understood): to first order the way down and up moves the
+    latent by (b - a) s (eps_cond - eps_uncond), and the difference is that of the step before."""
     if "difference" in step.memory and step.b > 0:
         x = x + (step.b - step.a) * step.cfg * step.memory["difference"]
     step.memory["difference"] = step.video.eps(x, step.a, 1.0) - step.video.eps(x, step.a, 0.0)

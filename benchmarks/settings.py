@@ -32,6 +32,8 @@ class Setting:
     """Outer steps, likewise."""
     method: str = ""
     """"FreeInit", see `sample`, or one of `rivals.RIVALS`; else the moves of a plan."""
+    edit: Callable[[Plan], Plan] | None = None
+    """What is other in the plan than the options make it."""
 
 
 def _settings() -> Iterator[Setting]:
@@ -137,7 +139,8 @@ def plan_of(setting: Setting, tables: tuple[Schedule, Schedule], steps: int) -> 
     """The moves of a setting, and the outer levels: evenly spaced timesteps from the last of the table to its first."""
     count, last = round(steps * setting.steps), len(tables[0]) - 1
     levels = [tables[0].timestep_to_sigma(last * (1 - k / max(count - 1, 1))) for k in range(count)]
-    return make_plan(setting.options, [*levels, 0.0], *tables), torch.tensor([*levels, 0.0])
+    plan = make_plan(setting.options, [*levels, 0.0], *tables)
+    return setting.edit(plan) if setting.edit else plan, torch.tensor([*levels, 0.0])
 
 
 KINDS = ("video", "image", "outer video", "outer image")

@@ -313,8 +313,8 @@ class Options(OptionSet):
     )
     finish_by: str = declare(
         "choice", "timesteps", "IV-mixed finish by", choices=("timesteps", "steps"), advanced=True,
-        help="What finish percent is a share of: the image model's timesteps, so that it takes over near the same noise "
-             "level whatever the steps and the schedule, and takes at least 4 steps or half of them; or the steps",
+        help="What finish percent is a share of: the image model's timesteps, so that it takes over at the same noise "
+             "level with any steps and schedule, and takes at least 4 steps, or half of a short run; or the steps",
     )
     back_moves: str = declare(
         "choice", "evaluate", "IV-mixed back moves", choices=("evaluate", "reuse"), advanced=True,

@@ -597,7 +597,7 @@ def test_a_finish_is_cheaper_than_plain_and_says_so():
 def test_a_smaller_image_size_does_not_go_with_a_finish():
     plan = make_plan(Options(finish_percent=20, image_size=(64, 96)), automatic(25), VIDEO, IMAGE)
     plan.check_size(12, 8)
-    with pytest.raises(OptionError, match="image_size = '8x12'.*16x8, the clip's size, or more.*finish_percent"):
+    with pytest.raises(OptionError, match=r"image_size = '8x12'.*16x8, the clip's size, or more.*finish_percent"):
         plan.check_size(8, 16)
     make_plan(Options(image_size=(64, 96)), automatic(25), VIDEO, IMAGE).check_size(8, 16)
 

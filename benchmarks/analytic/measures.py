@@ -69,8 +69,9 @@ def _motion(world: World, clips: Tensor, labels: Tensor) -> Tensor:
 
 
 def _change(world: World, clips: Tensor, fine: bool) -> float:
-    """Of waves above (``fine``) or up to the layouts' number: the power of what differs between neighbouring frames when
-    the motion is undone, as a share of that of unrelated frames. Of the two ways to move, the one that leaves less."""
+    """Of waves above (``fine``) or up to the layouts' number: the power of what differs between neighbouring frames
+    when the motion is undone, as a share of that of unrelated frames. Of the two ways to move, the one that leaves
+    less."""
     n = world.numbers
     waves = torch.arange(n.coarse + 1, n.size // 2 + 1) if fine else torch.arange(1, n.coarse + 1)
     spectrum = torch.fft.rfft(clips)[:, :, waves]

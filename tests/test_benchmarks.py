@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import search
 from benchmarks.analytic.__main__ import main as analytic
 from benchmarks.analytic.measures import energy_distance, measure
 from benchmarks.analytic.world import WORLDS, Model, Numbers, World
@@ -23,7 +24,8 @@ from benchmarks.cost.work import work_of
 from benchmarks.plots import draw, front, panel
 from benchmarks.report import Row, load, save, spread, table
 from benchmarks.rivals import RIVALS, Ask, Step, _across
-from benchmarks.settings import SETTINGS, chosen, freeinit, plan_of, sample
+from benchmarks.search import Point
+from benchmarks.settings import SETTINGS, Setting, chosen, freeinit, plan_of, sample
 from ivmixed import Options, Schedule
 from ivmixed import cost as costs
 from ivmixed.standalone.box import CFG, FRAMES
@@ -394,12 +396,63 @@ def test_the_distance_of_features_grows_with_flaws():
 
 def test_the_analytic_command(tmp_path, capsys):
     out = tmp_path / "rows.json"
-    analytic(["--world", WORLDS[-1].name, "--setting", "plain", "--setting", "IV-IV", "--seeds", "2", "--clips", "40",
+    analytic(["--world", "few steps", "--setting", "plain", "--setting", "IV-IV", "--seeds", "2", "--clips", "40",
               "--out", str(out)])
-    assert "| IV-IV | 44 (4.40) |" in capsys.readouterr().out
+    assert "| IV-IV | 44 (3.92) |" in capsys.readouterr().out
     rows = load(out)
     assert [row.setting for row in rows] == ["true clips"] * 2 + ["plain"] * 2 + ["IV-IV"] * 2
     assert all(math.isfinite(value) for row in rows for value in row.measures.values())
+
+
+# --- the search
+
+def test_a_point_of_the_search_is_its_plan():
+    def models(**values):
+        setting = Point(**values).setting(3.0)
+        plan, _ = plan_of(setting, TABLES, 20)
+        return plan, "".join(move.model[0] for move in plan.moves if move.kind == "ordinary")
+
+    plan, own = models(finish=30)
+    mere = Setting("finish", "finish", Options(interval=(0, 0), finish_percent=30))
+    assert plan == plan_of(mere, TABLES, 20)[0]
+    assert own == "v" * 14 + "i" * 6
+    assert models(finish=30, turns=4)[1] == "v" * 10 + "iviv" + "i" * 6
+    assert models(finish=30, last=2)[1] == "v" * 14 + "iiiivv"
+    assert models(finish=0, turns=4, last=2, noise=2, cfg=0.4)[1] == "v" * 20
+    plan, own = models(finish=30, cfg=0.4)
+    assert {move.guidance for move in plan.moves if move.model == "image"} == {pytest.approx(1.2)}
+    plan, own = models(finish=30, noise=2)
+    noise, first, second = (move for move in plan.moves if move.kind != "ordinary")
+    assert own == "v" * 14 + "i" * 6 and (noise.model, first.model, second.model) == ("noise", "image", "image")
+    assert noise.sigma_to == first.sigma_from and second.sigma_to == noise.sigma_from == plan.moves[14].sigma_from
+    plan, _ = models(finish=30, loops=50, gamma=2)
+    loops = {move.step for move in plan.moves if move.kind != "ordinary"}
+    assert len(loops) == 7 and max(loops) < 14 and Point(loops=50, gamma=2).setting(1).name == (
+        "finish 20 %, loops 50, gamma 2")
+
+
+def test_the_search_reports_on_what_it_did_not_search(tmp_path, capsys, monkeypatch):
+    worlds = tuple(dataclasses.replace(SMALL, name=name, steps=6) for name in ("here", "there"))
+    monkeypatch.setattr(search, "WORLDS", worlds)
+    monkeypatch.setattr(search, "SEARCHED", ("here",))
+    asked = []
+    evaluate = search.evaluate
+    monkeypatch.setattr(search, "evaluate", lambda world, setting, seeds, clips, first=1: (
+        asked.append((world.numbers.name, first)), evaluate(world, setting, seeds, clips, first))[1])
+    search.main(["--minutes", "0", "--clips", "8", "--seeds", "2", "--out", str(tmp_path / "rows.json")])
+    assert asked[:2] == [("here", search.SEED)] * 2 and {first for _, first in asked[2:]} == {1}
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("1 points in here", "## here (searched, other", "## there (not searched)"))
+    rows = load(tmp_path / "rows.json")
+    assert [row.setting for row in rows[:8:2]] == ["true clips", "plain", "IV-IV", "every 8th step"] and len(rows) == 20
+
+
+def test_a_front_has_what_no_other_beats_in_price_and_a_measure():
+    def found(finish, price, loss):
+        return search.Found(Point(finish=finish), price, dict.fromkeys(search.MEASURES, loss))
+
+    good, dear, bad, cheap = found(10, 1, 1), found(15, 2, 0.5), found(20, 2, 1.5), found(25, 0.5, 2)
+    assert search.best([good, dear, bad, cheap]) == [good, dear, cheap]
 
 
 def test_the_box_command(tmp_path, capsys, monkeypatch):
@@ -411,6 +464,8 @@ def test_the_box_command(tmp_path, capsys, monkeypatch):
     rows = load(out)
     assert {row.setting for row in rows} == {"drawn clips", "plain", "last 40 %"}
     assert all(row.measures["obeyed"] == 1 for row in rows if row.setting == "drawn clips")
+    boil = {row.setting: row.measures["boil"] for row in rows}
+    assert boil["drawn clips"] < 0.1 < boil["plain"]
 
 
 def test_the_cost_command(tmp_path, capsys):

@@ -61,9 +61,9 @@ def plan(request: PlanRequest) -> dict[str, Any]:
     try:
         made = preview.plan_of(Options.from_dict(request.options), request.steps, request.scheduler,
                                request.denoising_strength, request.sigmas, request.sampler)
+        cost = preview.price(made, request.frames, request.width, request.height)
     except OptionError as error:
         raise HTTPException(status_code=422, detail=str(error)) from None
-    cost = preview.price(made, request.frames, request.width, request.height)
     return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps,
             "finishing_steps": made.finishing_steps, **made.to_dict()}
 

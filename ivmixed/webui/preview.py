@@ -124,8 +124,13 @@ TABLE = _Table()
 
 
 def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None) -> dict[str, Any]:
-    """What a plan costs. ``seconds`` is None where the size is not given, or no clip was timed on this machine."""
+    """What a plan costs. ``seconds`` is None where the size is not given, or no clip was timed on this machine.
+
+    Raises OptionError where a clip of this size cannot be made so.
+    """
     sized = frames and width and height
+    if width and height:
+        plan.check_size(height // 8, width // 8)
     return {
         "evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
         "times_plain": round(times_plain(plan, (height // 8, width // 8) if width and height else None), 2),

@@ -468,8 +468,8 @@ def test_presets_are_what_their_names_say():
                ((name, preset.loop) for name, preset in PRESETS.items()))
 
 
-@pytest.mark.parametrize("name, most", [("fast", 1.5), ("balanced", 2)])
-def test_the_prices_of_presets_are_what_is_said_of_them(name, most):
+@pytest.mark.parametrize("name, least, most", [("fast", 0.8, 0.99), ("balanced", 1, 1.5)])
+def test_the_prices_of_presets_are_what_is_said_of_them(name, least, most):
     from ivmixed import PRESETS, Schedule, make_plan
     from ivmixed.cost import times_plain
 
@@ -477,4 +477,5 @@ def test_the_prices_of_presets_are_what_is_said_of_them(name, most):
     for steps in (10, 15, 20, 25, 30, 50, 100):
         sigmas = [*(video.timestep_to_sigma(999 * k / (steps - 1)) for k in range(steps - 1, -1, -1)), 0.0]
         plan = make_plan(PRESETS[name].options, sigmas, video, image)
-        assert 1 < times_plain(plan) <= plan.evaluations / steps <= most
+        assert least < times_plain(plan) <= most
+        assert name == "fast" or plan.evaluations / steps <= most

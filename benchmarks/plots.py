@@ -16,13 +16,14 @@ from .report import Row, by_setting, load
 from .settings import SETTINGS
 
 BETTER = {"joint": -1, "frame": -1, "surprise": -1, "motion": 0, "obeyed": 1, "sharpness": 0, "distance": -1,
-          "frechet": -1, "flicker": 0, "warping": 0}
+          "frechet": -1, "flicker": 0, "warping": 0, "boil": 0, "sway": 0}
 """Which way is better: -1 less, 1 more, 0 nearer to true clips."""
 
 ACROSS = 3
 """Panels in a row."""
 
-COLOURS = {"plain": "black", "forms": "tab:purple", "where": "tab:blue", "reuse": "tab:green", "instead": "tab:orange"}
+COLOURS = {"plain": "black", "forms": "tab:purple", "where": "tab:blue", "reuse": "tab:green", "finish": "tab:red",
+           "instead": "tab:orange"}
 
 
 def front(points: Sequence[tuple[str, float, float]], better: int) -> list[str]:
@@ -37,7 +38,7 @@ def front(points: Sequence[tuple[str, float, float]], better: int) -> list[str]:
 
 
 def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
-    """One measure of one world against the evaluations, as a multiple of plain's."""
+    """One measure of one world against the price, as a multiple of plain's."""
     groups = {setting.name: setting.group for setting in SETTINGS}
     settings = by_setting(rows)
     true = [row.measures[measure] for row in rows if row.setting not in groups]
@@ -82,7 +83,7 @@ def draw(rows: Sequence[Row], measures: Sequence[str], path: Path) -> None:
         for k, measure in enumerate(measures, 1):
             axes = part.add_subplot(down, across, k)
             panel(axes, [row for row in rows if row.world == world], measure)
-            axes.set_xlabel("evaluations, times plain's", fontsize=8)
+            axes.set_xlabel("arithmetic, times plain's", fontsize=8)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colour, label=group)
                for group, colour in COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-OUTER = 0.08
-"""An evaluation of the outer layers alone, as a share of a whole one: what `cost.work` counts for SD 1.5 at 512x512."""
+from ivmixed.cost import OUTER, WHOLE
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class Row:
 
     @property
     def price(self) -> float:
-        """The evaluations, those of outer layers alone for what they cost."""
-        return sum(count * (OUTER if kind.startswith("outer") else 1) for kind, count in self.evaluations.items())
+        """The evaluations for what they cost in arithmetic, in evaluations of the video model."""
+        return sum(count * (OUTER if kind.startswith("outer") else WHOLE)[kind.split()[-1]]
+                   for kind, count in self.evaluations.items())
 
 
 def save(path: Path, rows: Sequence[Row]) -> None:
@@ -49,14 +49,15 @@ def by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table: mean and standard deviation over the seeds, the price also as a multiple of plain's."""
+    """A Markdown table: the evaluations, in brackets the price as a multiple of plain's, and of every measure mean and
+    standard deviation over the seeds."""
     groups = by_setting(rows)
     plain = groups["plain"][0].price if "plain" in groups else 0
     names = list(rows[0].measures)
     lines = ["| | Evaluations | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for setting, own in groups.items():
-        price = own[0].price
-        cost = "" if not price else f"{price:g} ({price / plain:.2f})" if plain else f"{price:g}"
+        count, price = sum(own[0].evaluations.values()), own[0].price
+        cost = "" if not count else f"{count} ({price / plain:.2f})" if plain else f"{count}"
         cells = [spread([row.measures[name] for row in own]) for name in names]
         lines.append(f"| {setting} | {cost} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

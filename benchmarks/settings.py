@@ -12,6 +12,8 @@ from torch import Tensor
 from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed
 from ivmixed.standalone.models import Denoiser as UNetDenoiser
 
+from .rivals import RIVALS, Ask, run
+
 Denoiser = Callable[..., Tensor]
 
 
@@ -21,14 +23,17 @@ class Setting:
 
     name: str
     group: str
-    """"plain"; "forms": which models; "where": in which steps; "reuse": fewer evaluations; "instead": other methods."""
-    options: Options = field(default_factory=lambda: Options(interval=(0, 0)))
+    """"plain"; "forms": which models; "where": in which steps; "reuse": fewer evaluations; "finish": the image model
+    takes the last ordinary steps; "instead": other methods."""
+    options: Options = field(default_factory=lambda: Options().plain())
     cfg: float = 1.0
     """CFG scale of the ordinary step, in units of the yardstick's own."""
     steps: float = 1.0
     """Outer steps, likewise."""
     method: str = ""
-    """"freeinit" or "average", see `sample`; else the moves of a plan."""
+    """"FreeInit", see `sample`, or one of `rivals.RIVALS`; else the moves of a plan."""
+    edit: Callable[[Plan], Plan] | None = None
+    """What is other in the plan than the options make it."""
 
 
 def _settings() -> Iterator[Setting]:
@@ -59,12 +64,19 @@ def _settings() -> Iterator[Setting]:
                       late(100 - share, back_moves="reuse", reused="features"))
     yield Setting("deep features, fresh 33 %, last 40 %", "reuse",
                   late(60, fresh_percent=33.3, back_moves="reuse", reused="features"))
+    for share in (10, 15, 20, 25, 30, 40):
+        yield Setting(f"finish {share} %", "finish", Options(interval=(0, 0), finish_percent=share))
+    for count, share in (("8th", 12.5), ("4th", 25)):
+        yield Setting(f"every {count} step, finish 20 %", "finish", Options(active_percent=share, finish_percent=20))
+    yield Setting("stills", "finish", Options(interval=(0, 0), finish_percent=100))
     yield Setting("1.5 times the steps", "instead", steps=1.5)
     yield Setting("5 times the steps", "instead", steps=5)
     yield Setting("1.5 times the CFG scale", "instead", cfg=1.5)
     yield Setting("3 times the CFG scale", "instead", cfg=3)
-    yield Setting("FreeInit, 3 iterations", "instead", method="freeinit")
-    yield Setting("average of both models", "instead", method="average")
+    yield Setting("FreeInit, 3 iterations", "instead", method="FreeInit")
+    yield Setting("IV-IV, rescaled", "instead", Options(guidance_rescale=0.7))
+    for name in RIVALS:
+        yield Setting(name, "instead", method=name)
 
 
 SETTINGS = tuple(_settings())
@@ -103,42 +115,42 @@ def sample(
         return torch.randn(noise.shape, generator=generator).to(noise.device)
 
     def on_move(move: Move) -> None:
-        for name, model in zip(("video", "image"), models):
-            if isinstance(model, UNetDenoiser) and (name == move.model or setting.method == "average"):
-                model.expect(move, plan)
+        model = image if move.model == "image" else video
+        if isinstance(model, UNetDenoiser):
+            model.expect(move, plan)
 
-    def run(start: Tensor) -> Tensor:
-        return sample_iv_mixed(
-            average_of(video, image) if setting.method == "average" else video, start * math.sqrt(1 + sigmas[0]**2),
-            sigmas, extra_args, disable=True, image_model=image, plan=plan, on_move=on_move, noise_sampler=fresh)
+    def made_of(start: Tensor) -> Tensor:
+        return sample_iv_mixed(video, start * math.sqrt(1 + sigmas[0]**2), sigmas, extra_args, disable=True,
+                               image_model=image, plan=plan, on_move=on_move, noise_sampler=fresh)
 
-    x = run(noise)
-    if setting.method == "freeinit":
+    if setting.method in RIVALS:
+        asks = [Ask(model, table, name, extra_args) for model, table, name in zip(models, tables, ("video", "image"))]
+        start = noise * math.sqrt(1 + sigmas[0]**2)
+        x = run(RIVALS[setting.method], *asks, start, sigmas.tolist(), extra_args["cond_scale"], fresh)
+        return x, {**dict.fromkeys(KINDS, 0), **{ask.model: ask.evaluations for ask in asks}}
+    x = made_of(noise)
+    if setting.method == "FreeInit":
         for _ in range(2):
-            x = run(freeinit(x, noise, fresh(), float(sigmas[0])))
-    return x, evaluations(setting, plan)
+            x = made_of(freeinit(x, noise, fresh(), float(sigmas[0])))
+    return x, evaluations(plan, times=3 if setting.method == "FreeInit" else 1)
 
 
 def plan_of(setting: Setting, tables: tuple[Schedule, Schedule], steps: int) -> tuple[Plan, Tensor]:
     """The moves of a setting, and the outer levels: evenly spaced timesteps from the last of the table to its first."""
     count, last = round(steps * setting.steps), len(tables[0]) - 1
     levels = [tables[0].timestep_to_sigma(last * (1 - k / max(count - 1, 1))) for k in range(count)]
-    return make_plan(setting.options, [*levels, 0.0], *tables), torch.tensor([*levels, 0.0])
+    plan = make_plan(setting.options, [*levels, 0.0], *tables)
+    return setting.edit(plan) if setting.edit else plan, torch.tensor([*levels, 0.0])
 
 
-def evaluations(setting: Setting, plan: Plan) -> dict[str, int]:
-    """How often each model is asked: "video", "image", and of outer layers alone "outer video", "outer image"."""
+KINDS = ("video", "image", "outer video", "outer image")
+"""Of evaluations: of each model, and of its outer layers alone."""
+
+
+def evaluations(plan: Plan, times: int = 1) -> dict[str, int]:
+    """How often each of `KINDS` is made where a plan is run so many times."""
     kinds = ["outer " * (move.reuse == "features") + move.model for move in plan.moves if move.evaluates]
-    count = {kind: kinds.count(kind) for kind in ("video", "image", "outer video", "outer image")}
-    if setting.method == "average":
-        count["image"] = count["video"]
-    times = 3 if setting.method == "freeinit" else 1
-    return {model: times * number for model, number in count.items()}
-
-
-def average_of(video: Denoiser, image: Denoiser) -> Denoiser:
-    """One denoiser that says what the two say on average."""
-    return lambda x, sigma, **args: (video(x, sigma, **args) + image(x, sigma, **args)) / 2
+    return {kind: times * kinds.count(kind) for kind in KINDS}
 
 
 def freeinit(x: Tensor, noise: Tensor, fresh: Tensor, sigma: float) -> Tensor:

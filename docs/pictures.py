@@ -1,7 +1,8 @@
-"""Makes the strips of docs/guide.md with the model in the box: ``.venv/bin/python docs/pictures.py``."""
+"""Makes the strips of docs/guide.md with the model in the box: ``.venv/bin/python docs/pictures.py [STRIP ...]``."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -23,14 +24,18 @@ STRIPS = {
     "z": {f"z {percent}%": Options(z_percent=percent, interval=LATE) for percent in (0, 50, 100)},
     "interval": {f"{start} to {end}%": Options(interval=(start, end))
                  for start, end in ((0, 0), (0, 50), (60, 100), (0, 100))},
+    "finish": {f"{percent}%": Options(interval=(0, 0), finish_percent=percent, finish_by="steps")
+               for percent in (0, 20, 40, 100)},
 }
 
 
-def main() -> None:
+def main(names: Sequence[str] = ()) -> None:
+    """Makes the strips of these names; all where none is named."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     device = txt2vid.choose_device("cpu")
     pipe = txt2vid.load(txt2vid.complete(Settings(prompt=PROMPT), device), device)
-    for name, knobs in STRIPS.items():
+    for name in names or STRIPS:
+        knobs = STRIPS[name]
         clips = {label: txt2vid.generate(Settings(prompt=PROMPT, steps=STEPS, seed=SEED, options=options), "cpu",
                                          pipe=pipe, progress=False) for label, options in tqdm(knobs.items())}
         strip(IMAGES / f"{name}.png", clips)
@@ -51,4 +56,4 @@ def rows(clips: dict[str, Clip]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -346,6 +346,11 @@ class Options(OptionSet):
         "pair", (0.0, 100.0), "IV-mixed interval", minimum=0.0, maximum=100.0, step=1.0, unit="%", ascending=True,
         help="Part of the steps in which the extra loop runs; the other steps are plain",
     )
+    finish_percent: float = declare(
+        "number", 0.0, "IV-mixed finish percent", minimum=0.0, maximum=100.0, step=1.0, unit="%",
+        help="Last part of the run whose ordinary steps the image model takes instead of the video model, so that the "
+             "frames get its detail; 0 is none, 100 makes stills",
+    )
     image_prompt: str = _words(
         "IV-mixed image prompt",
         "Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
@@ -374,6 +379,11 @@ class Options(OptionSet):
     active_percent: float = declare(
         "number", 100.0, "IV-mixed active percent", minimum=0.0, maximum=100.0, step=1.0, unit="%", advanced=True,
         help="Share of the interval's steps that run the extra loop, spread evenly; the others are plain",
+    )
+    finish_by: str = declare(
+        "choice", "timesteps", "IV-mixed finish by", choices=("timesteps", "steps"), advanced=True,
+        help="What finish percent is a share of: the image model's timesteps, so that it takes over at the same noise "
+             "level with any steps and schedule, and takes at least 4 steps, or half of a short run; or the steps",
     )
     back_moves: str = declare(
         "choice", "evaluate", "IV-mixed back moves", choices=("evaluate", "reuse"), advanced=True,
@@ -448,6 +458,10 @@ class Options(OptionSet):
     def setting(self) -> Options:
         """The options as a preset has them: without what belongs to one clip."""
         return dataclasses.replace(self, **{option.name: option.default for option in OPTIONS if option.of_clip})
+
+    def plain(self) -> Options:
+        """The same without an extra loop and without a step by the image model: plain sampling."""
+        return dataclasses.replace(self, interval=(0.0, 0.0), finish_percent=0.0)
 
     def gammas(self, model: str, direction: str) -> Pair:
         """(start, end) of the gamma of ``model`` ("image", "video") in ``direction`` ("go", "back"), without curves."""

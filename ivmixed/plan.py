@@ -11,7 +11,8 @@ c = sigma[i+2] is, for the form IV-IV:
     ordinary  video   a -> b   the CFG scale      ... and take the ordinary step
 
 The loop may also go up first, to the levels of the steps before, and come down again (``loop_order``), which is how the
-paper's figure reads.
+paper's figure reads. The ordinary moves of the last steps may be the image model's (``finish_percent``), as in SDXL
+(arXiv 2307.01952, section 2.5) a refiner ends what another model began.
 
 `make_plan` builds it from options, `released_plan` is what the authors' three released loops do.
 """
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .options import Options, Pair, ramp
+from .options import OptionError, Options, Pair, ramp
 from .schedule import Schedule
 from .untrusted import shown
 
@@ -41,10 +42,10 @@ distilled models (LCM, AnimateLCM)."""
 class Move:
     """One Euler step of the latent with one evaluation of a model, or with the latest one once more.
 
-    ``sigma`` is the noise level at which the model is asked. Of an ordinary move it is ``sigma_from``, the level of the
-    latent; elsewhere it may be another, and the model gets the variance-preserving latent unchanged,
-    ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise the latent is carried over where ``sigma_from`` is not
-    the level that the move before left it at.
+    ``sigma`` is the noise level at which the model is asked. Of an ordinary move of the video model it is
+    ``sigma_from``, the level of the latent; elsewhere it may be another, and the model gets the variance-preserving
+    latent unchanged, ``x * sqrt((1 + sigma^2) / (1 + sigma_from^2))``; likewise the latent is carried over where
+    ``sigma_from`` is not the level that the move before left it at.
     """
 
     model: str
@@ -103,12 +104,34 @@ class Plan:
         """Outer steps that run the extra loop."""
         return len({move.step for move in self.moves if move.kind != "ordinary"})
 
+    @property
+    def finishing_steps(self) -> int:
+        """Outer steps, the last ones, whose ordinary move is the image model's."""
+        return sum(move.kind == "ordinary" and move.model == "image" for move in self.moves)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is plain sampling: the video model's ordinary steps alone."""
+        return not self.active_steps and not self.finishing_steps
+
     def describe(self) -> str:
         """The plan in a line: "IV-IV, 24 of 25 steps active, 119 evaluations (72 video, 47 image)"."""
         outer = sum(move.reuse == "features" for move in self.moves)
+        last = self.finishing_steps
         return (f"{self.form}, {self.active_steps} of {self.steps} steps active, {self.evaluations} evaluations "
                 f"({self.count('video')} video, {self.count('image')} image"
-                + (f"; {outer} of outer layers only)" if outer else ")"))
+                + (f"; {outer} of outer layers only)" if outer else ")")
+                + (f", the last {last} steps by the image model" if last else ""))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises OptionError where a clip of this size, in latent pixels, cannot be made.
+
+        What the image model sees at a smaller size says nothing of the noise between its pixels, which would stay.
+        """
+        if self.finishing_steps and self.image_size and (self.image_size[0] < height or self.image_size[1] < width):
+            raise OptionError("image_size", "x".join(map(str, self.image_size[::-1])),
+                              f"in latent pixels {width}x{height}, the clip's size, or more, where the image model "
+                              "finishes (finish_percent)")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -152,6 +175,25 @@ def _share(steps: list[int], percent: float, pattern: str = "even") -> list[int]
     return [step for step, chosen in zip(steps, spread(percent, len(steps))) if chosen]
 
 
+FEWEST = 4
+"""Steps that the image model needs to clear what the video model left, where steps are long: measured in
+docs/benchmarks.md."""
+
+
+def _finish(options: Options, levels: Sequence[float], schedule: Schedule | None) -> int:
+    """The step from which on the image model takes the ordinary ones: as many as there are where it takes none.
+
+    ``levels``: N + 1, at which it would be asked in each step and at the end; ``schedule``: its table, without which a
+    share of the timesteps is one of the steps.
+    """
+    steps, percent = len(levels) - 1, options.finish_percent
+    if percent == 0 or options.finish_by == "steps" or schedule is None:
+        return steps - round(steps * percent / 100)
+    timesteps = [schedule.sigma_to_timestep(level) for level in levels]
+    nearest = min(range(steps + 1), key=lambda i: abs(timesteps[i] - len(schedule) * percent / 100))
+    return min(nearest, steps - min(FEWEST, steps // 2))
+
+
 def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[str, int, float, float]]:
     """The moves of the extra loop of step i: kind, which of the two models of that kind, from, to."""
     a = levels[i]
@@ -186,7 +228,8 @@ def make_plan(
     No evaluation happens at sigma 0: where c would be 0 it is the smallest sigma of the video model, and the last step,
     which has no c, is inactive; with the loop order "noise-first" that is the first step, which has no level above it.
     A move of no length would leave the latent as it is, so it is left out. In the order "animatediff" the latent is
-    carried over (see `Move`) to each level at which a move begins, as in the released loop. A model whose
+    carried over (see `Move`) to each level at which a move begins, as in the released loop. From ``finish_percent`` on,
+    at the step nearest to it, the ordinary moves are the image model's, labelled as its others are. A model whose
     prediction or features are to serve again (``back_moves``, ``fresh_percent``) is asked where there are none: none in
     this step, or in steps that are not fresh, none at all. The work grows with the number of steps, no faster. Raises
     ValueError where the sigmas do not descend, for an unknown solver, and for less than one pixel a latent pixel.
@@ -221,6 +264,11 @@ def make_plan(
             return image_schedule.timestep_to_sigma(video_schedule.sigma_to_timestep(sigma))
         return min(sigma, image_schedule.sigma_max)
 
+    def asked_model(model: str, sigma: float) -> str:
+        """The model that makes a move from ``sigma`` which would be ``model``'s."""
+        return "video" if model == "image" and sigma * (1 - SAME_LEVEL) > skip_above else model
+
+    finish = _finish(options, [label("image", level) for level in levels], image_schedule)
     moves: list[Move] = []
     asked: set[str] = set()  # the models whose latest prediction may serve again
     for i in range(steps):
@@ -236,15 +284,15 @@ def make_plan(
                 if model == "noise":
                     moves.append(Move(model, kind, at, at, to, None, i))
                     continue
-                if model == "image" and at * (1 - SAME_LEVEL) > skip_above:
-                    model = "video"
+                model = asked_model(model, at)
                 gamma = options.gamma(model, kind, i / max(steps - 1, 1))
                 again = i not in fresh or (kind == "back" and options.back_moves == "reuse")
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i,
                                   reuse=options.reused if again and model in asked else ""))
                 asked.add(model)
-        moves.append(Move("video", "ordinary", a, a, b, None, i))
-        asked.add("video")
+        model = asked_model("image" if i >= finish else "video", a)
+        moves.append(Move(model, "ordinary", label(model, a), a, b, None, i))
+        asked.add(model)
     return Plan(options.form, steps, tuple(moves), solver, image_latent(options, vae_scale), options.image_resize,
                 options.guidance_rescale)
 

@@ -113,6 +113,7 @@ def sample_iv_mixed(
     models = {"video": model, "image": image_model or model}
     dtype = x.dtype
     size = tuple(x.shape[-2:])
+    plan.check_size(*size)
     x = x.to(torch.promote_types(dtype, torch.float32))
     ones = x.new_ones([x.shape[0]])
     watch = _FiniteWatch(plan, x.device)
@@ -138,27 +139,28 @@ def sample_iv_mixed(
             x = _carry(x, level, move.sigma_from)
             if move.model == "noise":
                 x = x + noise(move.sigma_from, move.sigma_to) * math.sqrt(move.sigma_to**2 - move.sigma_from**2)
-            elif move.kind == "ordinary":
-                denoised, _ = ask(move, x)
-                if callback is not None:
-                    sigma = sigmas[move.step]
-                    callback({"x": x, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
-                x = solver(x, denoised, move)
             else:
                 whole, away = x, move.model == "image" and plan.image_size not in (None, size)
                 if away:
                     x = _resized(x, plan.image_size, plan.image_resize)
-                eps = ask(move, x)[1]
-                if plan.rescale:
-                    unguided = replace(move, guidance=1.0, reuse="prediction")
-                    if on_move is not None:
-                        on_move(unguided)
-                    eps = _rescaled(eps, ask(unguided, x)[1], plan.rescale)
-                change = eps * (move.sigma_to - move.sigma_from)
-                if away and plan.image_resize == "change":
-                    x = whole + _shrunk_or_enlarged(change, size)
+                denoised, eps = ask(move, x)
+                if move.kind == "ordinary":
+                    if move.sigma != move.sigma_from:  # what was found at another level, at the latent's own
+                        denoised = x - move.sigma_from * eps
+                    if away:
+                        denoised = _brought_back(whole, x, denoised - x, plan.image_resize)
+                    if callback is not None:
+                        sigma = sigmas[move.step]
+                        callback({"x": whole, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+                    x = solver(whole, denoised, move)
                 else:
-                    x = _resized(x + change, size, plan.image_resize) if away else x + change
+                    if plan.rescale:
+                        unguided = replace(move, guidance=1.0, reuse="prediction")
+                        if on_move is not None:
+                            on_move(unguided)
+                        eps = _rescaled(eps, ask(unguided, x)[1], plan.rescale)
+                    change = eps * (move.sigma_to - move.sigma_from)
+                    x = _brought_back(whole, x, change, plan.image_resize) if away else x + change
             level = move.sigma_to
             watch.check(index, x)
             if move.kind == "ordinary" and on_step_end is not None:
@@ -179,10 +181,16 @@ def _resized(x: Tensor, size: tuple[int, ...] | None, way: str) -> Tensor:
     return torch.nn.functional.interpolate(x, size, mode="nearest" if way == "change" else way)
 
 
-def _shrunk_or_enlarged(change: Tensor, size: tuple[int, ...]) -> Tensor:
-    """What the image model changed, at the clip's size: averages where that is smaller, else bilinear."""
+def _brought_back(whole: Tensor, x: Tensor, change: Tensor, way: str) -> Tensor:
+    """The latent ``whole`` after the image model changed ``x``, the same at another size.
+
+    The way "change" brings back the change alone: averages where the clip's size is smaller, else bilinear.
+    """
+    size = tuple(whole.shape[-2:])
+    if way != "change":
+        return _resized(x + change, size, way)
     mode = "area" if size[-1] < change.shape[-1] else "bilinear"
-    return torch.nn.functional.interpolate(change, size, mode=mode)
+    return whole + torch.nn.functional.interpolate(change, size, mode=mode)
 
 
 def _rescaled(eps: Tensor, cond: Tensor, share: float) -> Tensor:
@@ -201,8 +209,9 @@ def _carry(x: Tensor, level: float, to: float) -> Tensor:
 
 
 Solver = Callable[[Tensor, Tensor, Move], Tensor]
-"""The ordinary step: the latent, what the video model denoised it to, the move -> the new latent. What a multistep
-solver remembers is of ordinary moves alone: the extra loop comes and goes between two of them."""
+"""The ordinary step: the latent, what the model denoised it to, the move -> the new latent. What a multistep
+solver remembers is of ordinary moves of that model alone: the extra loop comes and goes between two of them, and where
+the image model takes over it finds another denoised latent, whose difference is no change along the way."""
 
 
 def _euler(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
@@ -216,11 +225,14 @@ class _Dpmpp:
 
     def __init__(self, noise_sampler: NoiseSampler, dtype: torch.dtype):
         self.noise_sampler, self.dtype = noise_sampler, dtype
+        self.model = ""
         self.before: tuple[Tensor, Tensor] | None = None
-        """Of the ordinary move before: the denoised latent, and -log sigma."""
+        """Of the ordinary move before, where it was the same model's: the denoised latent, and -log sigma."""
 
     def times(self, move: Move) -> tuple[Tensor, Tensor]:
-        """-log sigma at the start and at the end of a move."""
+        """-log sigma at the start and at the end of a move; what another model found is forgotten."""
+        if move.model != self.model:
+            self.model, self.before = move.model, None
         start, end = torch.tensor([move.sigma_from, move.sigma_to], dtype=self.dtype).log().neg()
         return start, end
 

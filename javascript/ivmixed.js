@@ -2,7 +2,8 @@
 
    The plan comes from the server (ivmixed/webui/live.py): this file only draws it. Above: the guidance of both models
    over the steps; on the way back it acts with a negative sign, so it stands below zero. Below: what each step runs, a
-   block for every move; the ordinary step is the bottom row, so that towers are what the extra loop costs. */
+   block for every move; the ordinary step is the bottom row, in the image model's colour where that takes it, so that
+   towers are what the extra loop costs. */
 "use strict";
 
 (() => {
@@ -58,6 +59,7 @@
         "image": "image model",
         "video": "video model",
         "ordinary": "ordinary step, at the CFG scale",
+        "finish": "ordinary step by the image model",
         "noise": "fresh noise",
         "reused": "from memory",
     };
@@ -141,7 +143,8 @@
     function legend(steps) {
         const classes = new Set(steps.flat().flatMap((move) => {
             const [model, kind, reused] = move.split(" ");
-            return [kind === "ordinary" ? "ordinary" : model, ...(reused ? ["reused"] : [])];
+            const ordinary = model === "image" ? "finish" : "ordinary";
+            return [kind === "ordinary" ? ordinary : model, ...(reused ? ["reused"] : [])];
         }));
         const list = document.createElement("div");
         list.className = "ivmixed-legend";
@@ -150,7 +153,9 @@
             if (!classes.has(name)) continue;
             const entry = list.appendChild(document.createElement("span"));
             const mark = element("svg", {width: 12, height: 12}, entry);
-            const kind = {ordinary: "video ordinary", reused: "video go reused prediction"}[name] || `${name} go`;
+            const kind = {
+                ordinary: "video ordinary", finish: "image ordinary", reused: "video go reused prediction",
+            }[name] || `${name} go`;
             element("rect", {x: 1, y: 1, width: 10, height: 10, class: `ivmixed-move ${kind}`}, mark);
             entry.append(document.createElement("span"));
             entry.lastChild.textContent = words;

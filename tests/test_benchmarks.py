@@ -1,6 +1,7 @@
 """The yardsticks: what they measure against known answers, and a short run of each command."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import search
 from benchmarks.analytic.__main__ import main as analytic
 from benchmarks.analytic.measures import energy_distance, measure
 from benchmarks.analytic.world import WORLDS, Model, Numbers, World
@@ -20,8 +22,10 @@ from benchmarks.cost.__main__ import main as cost
 from benchmarks.cost.memory import _Alive, peaks
 from benchmarks.cost.work import work_of
 from benchmarks.plots import draw, front, panel
-from benchmarks.report import OUTER, Row, load, save, spread, table
-from benchmarks.settings import SETTINGS, average_of, chosen, freeinit, plan_of, sample
+from benchmarks.report import Row, load, save, spread, table
+from benchmarks.rivals import RIVALS, Ask, Step, _across
+from benchmarks.search import Point
+from benchmarks.settings import SETTINGS, Setting, chosen, freeinit, plan_of, sample
 from ivmixed import Options, Schedule
 from ivmixed import cost as costs
 from ivmixed.standalone.box import CFG, FRAMES
@@ -90,6 +94,28 @@ def test_a_likelihood_is_that_of_torchs_distributions(world):
     torch.testing.assert_close(world.clips.log_likelihood(clips, 0.3).double(), expected, atol=2e-3, rtol=1e-4)
 
 
+def test_an_image_model_may_be_spoilt():
+    """Blur takes fine details from its pictures, fewer templates are the first of all, and a mistaken class has the
+    next one's details on its own layouts."""
+    exact = World(SMALL)
+    numbers = dataclasses.replace(SMALL, image_blur=0.5, image_contrast=0.9, image_residue=0.1)
+    spoilt, few, other = (World(n) for n in (numbers, dataclasses.replace(SMALL, image_templates=2),
+                                             dataclasses.replace(SMALL, mistaken=1)))
+    def pictures(world):
+        return (world.image.mixture.means @ world.image.mixture.basis.T).unflatten(1, (-1, SMALL.frames))
+
+    own = torch.fft.rfft(pictures(exact)).abs()
+    kept = 0.9 * torch.exp(-0.5 * (2 * math.pi * 0.5 * torch.arange(5) / 8) ** 2)
+    torch.testing.assert_close(torch.fft.rfft(pictures(spoilt)).abs(), own * kept, atol=1e-5, rtol=1e-4)
+    assert spoilt.image.mixture.variance.min() >= 0.1**2
+    torch.testing.assert_close(pictures(few), pictures(exact)[:, :2])
+    details = slice(SMALL.coarse + 1, None)
+    wrong = torch.fft.rfft(pictures(other)).abs()
+    torch.testing.assert_close(wrong[0, ..., details], own[1, ..., details])
+    torch.testing.assert_close(wrong[1], own[1])
+    assert all(torch.equal(world.means, exact.means) for world in (spoilt, few, other))
+
+
 def test_the_true_model_samples_the_truth(world):
     """With the scores of the true clips, no guidance and many steps, plain sampling is as near as true clips are."""
     n = world.numbers
@@ -126,6 +152,19 @@ def test_measures_know_what_is_wrong(world):
     assert other["obeyed"] == 0 and other["joint"] > 1 and other["motion"] == pytest.approx(-1, abs=0.05)
 
 
+def test_details_that_change_beside_the_motion_boil():
+    """Fresh noise in every frame does, its strength and the clip's own motion do not count."""
+    world = World(WORLDS[0])
+    clips, labels = true_clips(world, 120)
+    truth, true_labels = true_clips(world, 480, seed=1)
+    noise = 0.15 * torch.randn(clips.shape, generator=torch.Generator().manual_seed(1))
+    real, paler, boiling = (measure(world, some, labels, truth, true_labels) for some in
+                            (clips, 0.5 * clips, clips + noise))
+    for name in ("boil", "sway"):
+        assert real[name] == pytest.approx(1, abs=0.1) and paler[name] == pytest.approx(real[name], abs=1e-4)
+        assert boiling[name] > 1.5
+
+
 def test_energy_distance_of_shifted_normals():
     """Against the closed form in one dimension: for unit normals d apart, E|x - y| is that of a folded normal."""
     generator = torch.Generator().manual_seed(0)
@@ -155,11 +194,6 @@ def test_the_outer_levels_are_those_of_the_automatic_schedule():
     torch.testing.assert_close(sigmas, torch.tensor(expected))
 
 
-def test_the_average_is_that_of_both():
-    both = average_of(lambda x, sigma, cond_scale: 3 * x, lambda x, sigma, cond_scale: x + cond_scale)
-    assert torch.equal(both(torch.ones(2), None, cond_scale=4), torch.tensor([4.0, 4.0]))
-
-
 def test_freeinit_keeps_low_frequencies_and_renews_high_ones():
     generator = torch.Generator().manual_seed(0)
     x, noise, fresh = (torch.randn(16, 2, 16, 16, generator=generator) for _ in range(3))
@@ -173,8 +207,7 @@ def test_freeinit_keeps_low_frequencies_and_renews_high_ones():
 
 
 @pytest.mark.parametrize("name, video, image", [
-    ("plain", 8, 0), ("average of both models", 8, 8), ("FreeInit, 3 iterations", 24, 0),
-    ("1.5 times the steps", 12, 0),
+    ("plain", 8, 0), ("FreeInit, 3 iterations", 24, 0), ("1.5 times the steps", 12, 0), ("finish 20 %", 4, 4),
 ])
 def test_evaluations_are_those_that_happen(world, name, video, image):
     asked = {"video": 0, "image": 0}
@@ -192,6 +225,63 @@ def test_evaluations_are_those_that_happen(world, name, video, image):
     assert count == {**asked, "outer video": 0, "outer image": 0}
 
 
+class Linear:
+    """A model whose denoised latent is 0.5 x plus what guidance adds."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def __call__(self, x, sigma, cond_scale):
+        return 0.5 * x + self.shift * cond_scale
+
+
+def step_of(a, b, number=0, steps=10, **memory):
+    asks = [Ask(Linear(shift), table, name, {}) for shift, table, name in
+            zip((0.1, 0.3), TABLES, ("video", "image"))]
+    return Step(*asks, a, b, b / 2, 3.0, number, steps, lambda: torch.zeros(4, 1, 1, 2), memory)
+
+
+def test_rivals_are_their_formulas():
+    """A step from a = 2 to b = 1 of models that are linear, by hand: Euler gives x - (x - D) / 2 with D = 0.5 x + s."""
+    x = torch.full((4, 1, 1, 2), 4.0)
+    euler = {"video": 0.75 * 4 + 0.15, "image": 0.75 * 4 + 0.45}
+    down = euler["video"]
+    up = down + (0.5 * down) / 1  # without guidance D is half of it, so eps at b = 1 is the other half
+    collapsed = 4 - 3 * 0.2  # the push: (b - a) cfg times the cached difference
+    expected = {
+        "average of both models": (euler["video"] + euler["image"]) / 2, "in turns": euler["video"],
+        "EVS": euler["video"], "VideoGuide": 2.6 + 0.5 * (4 - 2.3), "Z-Sampling": 0.75 * up + 0.15,
+        "collapsed Z-Sampling": 0.75 * collapsed + 0.15, "CFG++": (0.5 * 4 + 0.06) + 0.5 * (4 - 0.5 * 4),
+    }
+    for name, value in expected.items():
+        memory = {"difference": torch.tensor(0.2)} if name == "collapsed Z-Sampling" else {}
+        torch.testing.assert_close(RIVALS[name](step_of(2.0, 1.0, **memory), x), torch.full_like(x, value), msg=name)
+    for name, number in (("in turns", 1), ("EVS", 7), ("VideoElevator", 3)):
+        found = RIVALS[name](step_of(2.0, 1.0, number), x)
+        torch.testing.assert_close(found, torch.full_like(x, euler["image"]), msg=name)
+
+
+@pytest.mark.parametrize("name, video, image", [
+    ("average of both models", 8, 8), ("in turns", 4, 4), ("EVS", 6, 2), ("VideoElevator", 4, 16), ("VideoGuide", 8, 2),
+    ("Z-Sampling", 22, 0), ("collapsed Z-Sampling", 8, 0), ("CFG++", 8, 0), ("IV-IV with APG", 21, 13),
+])
+def test_evaluations_of_rivals_are_counted(world, name, video, image):
+    noise = torch.randn(4, 2, 1, 8, generator=torch.Generator().manual_seed(0))
+    x, count = sample(chosen([name])[0], (world.video, world.image), TABLES, noise, 8,
+                      {"labels": torch.arange(2), "cond_scale": 3.0}, 0)
+    assert count == {"video": video, "image": image, "outer video": 0, "outer image": 0}
+    assert x.isfinite().all() and x.abs().mean() < 10
+
+
+def test_what_is_across_is_at_right_angles_and_projection_takes_the_rest(world):
+    """With the guidance all along the conditional latent nothing but its own step is left."""
+    along, other = (torch.randn(4, 3, 1, 8, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
+    across = _across(2 * along + other, along)
+    assert (across * along).sum((-1, -2)).abs().max() < 1e-5
+    torch.testing.assert_close(across, _across(other, along))
+    assert _across(3 * along, along).abs().max() < 1e-5
+
+
 # --- tables
 
 def test_rows_come_back_from_their_file_and_make_a_table(tmp_path):
@@ -200,6 +290,8 @@ def test_rows_come_back_from_their_file_and_make_a_table(tmp_path):
     save(tmp_path / "rows.json", rows)
     assert load(tmp_path / "rows.json") == rows
     assert table(rows).splitlines()[2:] == ["| plain | 10 (1.00) | 1.5 ± 0.7 |", "| IV-IV | 44 (4.40) | 3.5 ± 0.7 |"]
+    cheap = Row("w", "finish", 0, {"video": 8, "image": 2}, {"joint": 1.0})
+    assert "| finish | 10 (0.94) |" in table([*rows, cheap])
     assert spread([2.0]) == "2"
 
 
@@ -207,11 +299,10 @@ def test_an_evaluation_of_outer_layers_costs_what_their_work_is():
     """Counted on the full-size networks, which takes no memory."""
     work = work_of(16, 512, 512)
     for model in ("video", "image"):
-        assert work[f"outer {model}"] / work[model] == pytest.approx(OUTER, abs=0.01)
-    for model in ("video", "image"):
         assert costs.WHOLE[model] == round(work[model] / work["video"], 2)
         assert costs.OUTER[model] == round(work[f"outer {model}"] / work["video"], 2)
-    assert Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1}, {}).price == 5 + 5 * OUTER
+    row = Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1}, {})
+    assert row.price == pytest.approx(3 + 2 * 0.72 + 4 * 0.07 + 0.06)
 
 
 def test_an_extra_loop_holds_hardly_more_memory_than_plain_sampling():
@@ -305,12 +396,63 @@ def test_the_distance_of_features_grows_with_flaws():
 
 def test_the_analytic_command(tmp_path, capsys):
     out = tmp_path / "rows.json"
-    analytic(["--world", WORLDS[-1].name, "--setting", "plain", "--setting", "IV-IV", "--seeds", "2", "--clips", "40",
+    analytic(["--world", "few steps", "--setting", "plain", "--setting", "IV-IV", "--seeds", "2", "--clips", "40",
               "--out", str(out)])
-    assert "| IV-IV | 44 (4.40) |" in capsys.readouterr().out
+    assert "| IV-IV | 44 (3.92) |" in capsys.readouterr().out
     rows = load(out)
     assert [row.setting for row in rows] == ["true clips"] * 2 + ["plain"] * 2 + ["IV-IV"] * 2
     assert all(math.isfinite(value) for row in rows for value in row.measures.values())
+
+
+# --- the search
+
+def test_a_point_of_the_search_is_its_plan():
+    def models(**values):
+        setting = Point(**values).setting(3.0)
+        plan, _ = plan_of(setting, TABLES, 20)
+        return plan, "".join(move.model[0] for move in plan.moves if move.kind == "ordinary")
+
+    plan, own = models(finish=30)
+    mere = Setting("finish", "finish", Options(interval=(0, 0), finish_percent=30))
+    assert plan == plan_of(mere, TABLES, 20)[0]
+    assert own == "v" * 14 + "i" * 6
+    assert models(finish=30, turns=4)[1] == "v" * 10 + "iviv" + "i" * 6
+    assert models(finish=30, last=2)[1] == "v" * 14 + "iiiivv"
+    assert models(finish=0, turns=4, last=2, noise=2, cfg=0.4)[1] == "v" * 20
+    plan, own = models(finish=30, cfg=0.4)
+    assert [move.guidance for move in plan.moves if move.model == "image"] == pytest.approx([1.2] * 6)
+    plan, own = models(finish=30, noise=2)
+    noise, first, second = (move for move in plan.moves if move.kind != "ordinary")
+    assert own == "v" * 14 + "i" * 6 and (noise.model, first.model, second.model) == ("noise", "image", "image")
+    assert noise.sigma_to == first.sigma_from and second.sigma_to == noise.sigma_from == plan.moves[14].sigma_from
+    plan, _ = models(finish=30, loops=50, gamma=2)
+    loops = {move.step for move in plan.moves if move.kind != "ordinary"}
+    assert len(loops) == 7 and max(loops) < 14 and Point(loops=50, gamma=2).setting(1).name == (
+        "finish 20 %, loops 50, gamma 2")
+
+
+def test_the_search_reports_on_what_it_did_not_search(tmp_path, capsys, monkeypatch):
+    worlds = tuple(dataclasses.replace(SMALL, name=name, steps=6) for name in ("here", "there"))
+    monkeypatch.setattr(search, "WORLDS", worlds)
+    monkeypatch.setattr(search, "SEARCHED", ("here",))
+    asked = []
+    evaluate = search.evaluate
+    monkeypatch.setattr(search, "evaluate", lambda world, setting, seeds, clips, first=1: (
+        asked.append((world.numbers.name, first)), evaluate(world, setting, seeds, clips, first))[1])
+    search.main(["--minutes", "0", "--clips", "8", "--seeds", "2", "--out", str(tmp_path / "rows.json")])
+    assert asked[:2] == [("here", search.SEED)] * 2 and {first for _, first in asked[2:]} == {1}
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("1 points in here", "## here (searched, other", "## there (not searched)"))
+    rows = load(tmp_path / "rows.json")
+    assert [row.setting for row in rows[:8:2]] == ["true clips", "plain", "IV-IV", "every 8th step"] and len(rows) == 20
+
+
+def test_a_front_has_what_no_other_beats_in_price_and_a_measure():
+    def found(finish, price, loss):
+        return search.Found(Point(finish=finish), price, dict.fromkeys(search.MEASURES, loss))
+
+    good, dear, bad, cheap = found(10, 1, 1), found(15, 2, 0.5), found(20, 2, 1.5), found(25, 0.5, 2)
+    assert search.best([good, dear, bad, cheap]) == [good, dear, cheap]
 
 
 def test_the_box_command(tmp_path, capsys, monkeypatch):
@@ -322,6 +464,8 @@ def test_the_box_command(tmp_path, capsys, monkeypatch):
     rows = load(out)
     assert {row.setting for row in rows} == {"drawn clips", "plain", "last 40 %"}
     assert all(row.measures["obeyed"] == 1 for row in rows if row.setting == "drawn clips")
+    boil = {row.setting: row.measures["boil"] for row in rows}
+    assert boil["drawn clips"] < 0.1 < boil["plain"]
 
 
 def test_the_cost_command(tmp_path, capsys):

@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivmixed import Move, OptionError, Options, Plan, Schedule, make_plan, ramp, released_plan, sample_iv_mixed, spread
+from ivmixed.cost import times_plain
 from ivmixed.options import FORMS
 
 from .test_options import any_options
@@ -62,7 +63,8 @@ def test_every_step_ends_with_one_ordinary_move_over_it(options, sigmas, schedul
     for i in range(len(sigmas) - 1):
         *_, last = step_of(plan, i)
         assert [move.kind for move in step_of(plan, i)].count("ordinary") == 1
-        assert last == Move("video", "ordinary", sigmas[i], sigmas[i], sigmas[i + 1], None, i)
+        label = sigmas[i] if last.model == "video" else last.sigma
+        assert last == Move(last.model, "ordinary", label, sigmas[i], sigmas[i + 1], None, i)
 
 
 @pytest.mark.parametrize("order, first, then", [(DENOISE_FIRST, "go", "back"), (NOISE_FIRST, "back", "go")])
@@ -144,6 +146,7 @@ def test_counts_agree_with_the_denoisers_called(options, sigmas, schedules):
         f"{options.form}, {plan.active_steps} of {plan.steps} steps active, "
         f"{sum(calls.values())} evaluations ({calls['video']} video, {calls['image']} image"
         + (f"; {outer} of outer layers only)" if outer else ")")
+        + (f", the last {plan.finishing_steps} steps by the image model" if plan.finishing_steps else "")
     )
 
 
@@ -503,6 +506,100 @@ def test_z_percent_of_the_recorded_loops():
     served = [extra(released, i)[0].model for i in range(9)]
     plan = make_plan(Options(z_percent=33.3), [float(10 - i) for i in range(11)])
     assert [extra(plan, i)[0].model for i in range(9)] == served == ["image", "image", "video"] * 3
+
+
+# --- the last ordinary steps by the image model
+
+def automatic(steps):
+    """The WebUI's schedule "Automatic" of AnimateDiff's table."""
+    return [*(VIDEO.timestep_to_sigma(999 * (1 - k / max(steps - 1, 1))) for k in range(steps)), 0.0]
+
+
+def finishing(plan):
+    return [move.step for move in plan.moves if move.kind == "ordinary" and move.model == "image"]
+
+
+@settings(max_examples=25)
+@given(any_options(finish_percent=0.0), any_sigmas(), tables, st.sampled_from(["timesteps", "steps"]))
+def test_without_a_finish_ordinary_moves_are_the_video_models(options, sigmas, schedules, by):
+    plan = make_plan(dataclasses.replace(options, finish_by=by), sigmas, *schedules)
+    assert finishing(plan) == [] and plan.finishing_steps == 0
+    assert plan == make_plan(options, sigmas, *schedules)
+
+
+@settings(max_examples=25)
+@given(any_options(above_sigma_max="clamp", **DENOISE_FIRST), any_sigmas(), tables)
+def test_a_finish_changes_the_model_of_the_last_ordinary_moves_alone(options, sigmas, schedules):
+    """And what is reused, where predictions serve again."""
+    def bare(plan):
+        return [dataclasses.replace(move, reuse="", **{"model": "", "sigma": 0.0} if move.kind == "ordinary" else {})
+                for move in plan.moves]
+
+    plan = make_plan(options, sigmas, *schedules)
+    assert bare(plan) == bare(make_plan(dataclasses.replace(options, finish_percent=0), sigmas, *schedules))
+    steps = len(sigmas) - 1
+    assert finishing(plan) == list(range(steps - plan.finishing_steps, steps))
+    assert plan.plain == (plan.active_steps == plan.finishing_steps == 0)
+
+
+@pytest.mark.parametrize("percent, by, steps, count", [
+    (20, "steps", 25, 5), (20, "steps", 10, 2), (100, "steps", 25, 25), (1, "steps", 25, 0), (50, "steps", 1, 0),
+    (20, "timesteps", 50, 9), (20, "timesteps", 25, 5), (20, "timesteps", 15, 4), (20, "timesteps", 10, 4),
+    (20, "timesteps", 7, 3), (20, "timesteps", 4, 2), (20, "timesteps", 1, 0), (1, "timesteps", 25, 4),
+    (100, "timesteps", 25, 25), (100, "timesteps", 1, 1), (50, "timesteps", 25, 11),
+])
+def test_how_many_steps_the_image_model_finishes(percent, by, steps, count):
+    options = Options(interval=(0, 0), finish_percent=percent, finish_by=by)
+    plan = make_plan(options, automatic(steps), VIDEO, IMAGE)
+    assert finishing(plan) == list(range(steps - count, steps))
+    assert (plan.count("video"), plan.count("image")) == (steps - count, count)
+
+
+@settings(max_examples=25)
+@given(st.integers(9, 200), st.floats(1, 100))
+def test_it_takes_over_at_the_step_nearest_to_its_timestep(steps, percent):
+    sigmas = automatic(steps)
+    plan = make_plan(Options(finish_percent=percent), sigmas, VIDEO, IMAGE)
+    distances = [abs(IMAGE.sigma_to_timestep(sigma) - 10 * percent) for sigma in sigmas]
+    if plan.finishing_steps > 4:
+        assert distances[steps - plan.finishing_steps] == min(distances)
+    else:
+        assert min(distances) in distances[-5:]
+
+
+def test_without_the_image_models_table_a_share_is_one_of_the_steps():
+    assert finishing(make_plan(Options(finish_percent=20), LEVELS)) == [4]
+
+
+@pytest.mark.parametrize("options, labels", [
+    ({}, [IMAGE.sigma_max, 8.0, 1.0]),
+    ({"schedule_match": "timestep"}, [IMAGE.timestep_to_sigma(VIDEO.sigma_to_timestep(sigma)) for sigma in (20, 8, 1)]),
+    ({"above_sigma_max": "skip"}, [20.0, 8.0, 1.0]),
+])
+def test_its_ordinary_moves_are_labelled_as_its_others(options, labels):
+    plan = make_plan(Options(interval=(0, 0), finish_percent=100, **options), [20.0, 8.0, 1.0, 0.0], VIDEO, IMAGE)
+    first = "video" if options.get("above_sigma_max") == "skip" else "image"
+    assert [(move.model, move.sigma) for move in plan.moves] == list(zip([first, "image", "image"], labels))
+    assert [(move.sigma_from, move.sigma_to, move.guidance) for move in plan.moves] == [
+        (20.0, 8.0, None), (8.0, 1.0, None), (1.0, 0.0, None)]
+
+
+def test_a_finish_is_cheaper_than_plain_and_says_so():
+    plan = make_plan(Options(finish_percent=20).plain(), automatic(25), VIDEO, IMAGE)
+    assert plan.plain and times_plain(plan) == 1
+    plan = make_plan(Options(finish_percent=20, interval=(0, 0)), automatic(25), VIDEO, IMAGE)
+    assert not plan.plain
+    assert times_plain(plan) == pytest.approx((20 + 5 * 0.72) / 25)
+    assert plan.describe() == ("IV-IV, 0 of 25 steps active, 25 evaluations (20 video, 5 image), "
+                               "the last 5 steps by the image model")
+
+
+def test_a_smaller_image_size_does_not_go_with_a_finish():
+    plan = make_plan(Options(finish_percent=20, image_size=(64, 96)), automatic(25), VIDEO, IMAGE)
+    plan.check_size(12, 8)
+    with pytest.raises(OptionError, match=r"image_size = '8x12'.*16x8, the clip's size, or more.*finish_percent"):
+        plan.check_size(8, 16)
+    make_plan(Options(image_size=(64, 96)), automatic(25), VIDEO, IMAGE).check_size(8, 16)
 
 
 # --- two noise tables

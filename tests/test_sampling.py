@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ivmixed import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ivmixed.options import IMAGE_RESIZES
 from ivmixed.plan import SOLVERS
 
 SHAPE = 3, 2, 4, 5
@@ -105,6 +106,59 @@ def test_an_empty_interval_is_the_textbook_euler_loop_to_the_bit(sigmas, seed):
     result = sample_iv_mixed(Normal(0.9), x, sigmas, {"cond_scale": CFG}, disable=True,
                              image_model=Normal(), options=Options(interval=(0, 0)))
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("percent", [40, 100])
+def test_a_finish_is_a_run_of_the_video_model_and_one_of_the_image_model(solver, percent):
+    """To the bit: a multistep solver remembers nothing of the other model."""
+    video, image = video_and_image()
+    noise = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(k)) for k in range(len(LEVELS))]
+    first = round((1 - percent / 100) * 5)
+
+    def sampled(x, model, levels, **options):
+        plan = make_plan(Options(interval=(0, 0), **options), levels, solver=solver)
+        return run(plan, x, model, image, torch.tensor(levels), noise_sampler=lambda a, b: noise[LEVELS.index(b)])
+
+    result = sampled(noisy(), video, LEVELS, finish_percent=percent)
+    between = sampled(noisy(), video, LEVELS[:first + 1]) if first else noisy()
+    assert torch.equal(result, sampled(between, image, LEVELS[first:]))
+    assert not torch.equal(result, sampled(noisy(), video, LEVELS))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_finishing_step_above_the_image_models_table(solver):
+    """It is asked at its largest level about the latent in that level's variance, and steps from the latent's own."""
+    a, b, top = 6.0, 3.0, 4.0
+    _, image = video_and_image()
+    plan = Plan("", 1, (Move("image", "ordinary", top, a, b, None, 0),), solver)
+    x, noise = noisy(torch.float64, sigma=a), noisy(torch.float64, sigma=1)
+    seen = x * math.sqrt((1 + top**2) / (1 + a**2))
+    denoised = x - a * image.eps(seen, top, CFG)
+    expected = {"euler": x + (b - a) * image.eps(seen, top, CFG), "lcm": denoised + b * noise}
+    result = run(plan, x, noise_sampler=lambda *levels: noise)
+    if solver in expected:
+        torch.testing.assert_close(result, expected[solver], rtol=0, atol=1e-9)
+    else:  # both begin with a step of the first order
+        weight = (b / a) ** (2 if solver == "dpmpp_2m_sde" else 1)
+        first = weight * x + (1 - weight) * denoised
+        added = noise * b * math.sqrt(1 - (b / a) ** 2) if solver == "dpmpp_2m_sde" else 0
+        torch.testing.assert_close(result, first + added, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", IMAGE_RESIZES)
+def test_a_finishing_step_at_twice_the_size(way):
+    """A model of pixels finds the same there; a smaller size than the clip's would leave noise, and is refused."""
+    plan = make_plan(Options(interval=(0, 0), finish_percent=100, image_resize=way), LEVELS)
+    doubled = dataclasses.replace(plan, image_size=(8, 10))
+    if way in ("change", "nearest"):
+        torch.testing.assert_close(run(doubled, noisy()), run(plan, noisy()))
+    else:
+        assert run(doubled, noisy()).shape == noisy().shape
+    asked = []
+    with pytest.raises(OptionError, match="image_size = '3x4'"):
+        run(dataclasses.replace(plan, image_size=(4, 3)), noisy(), image=lambda *args, **more: asked.append(args))
+    assert asked == []
 
 
 def test_an_active_step_is_its_five_lines():

@@ -91,7 +91,8 @@ def test_hosts_without_a_memory_of_names(any_host):
 @pytest.mark.parametrize("version", ["v1", "v3"])
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("options", [{}, {"form": "II-II"}, {"schedule_match": "timestep"},
-                                     {"above_sigma_max": "skip"}, {"interval": [30, 100]}])
+                                     {"above_sigma_max": "skip"}, {"interval": [30, 100]},
+                                     {"interval": [0, 0], "finish_percent": 20}])
 def test_every_evaluation_of_a_clip(host, version, fits, options):
     host.shared.fits_in_memory = fits
     _, _, pairs = run(host, options, version=version)
@@ -355,8 +356,9 @@ def test_progress_counts_evaluations(host):
     assert bars[-1].n == bars[-1].total == count
 
 
-def test_the_preview_is_of_ordinary_moves(host):
-    _, _, pairs = run(host)
+@pytest.mark.parametrize("options", [{}, {"finish_percent": 20}])
+def test_the_preview_is_of_ordinary_moves(host, options):
+    _, _, pairs = run(host, options)
     shown = None
     for move, evaluation in pairs:
         assert evaluation.preview is None if shown is None else torch.equal(evaluation.preview, shown)

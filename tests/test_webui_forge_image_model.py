@@ -74,7 +74,7 @@ def loras(**weights):
 ])
 @pytest.mark.parametrize("checkpoint", ["", "other"])
 def test_the_image_model_is_the_chosen_checkpoint_with_its_loras(host, clips, asked_for, own, checkpoint):
-    options = {"image_checkpoint": checkpoint, "image_prompt": asked_for}
+    options = {"image_checkpoint": checkpoint, "image_prompt": asked_for, "finish_percent": 20}
     fields = dict(extra_network_data=loras(**clips), prompt=WORDS, **ONE_WINDOW)
     plain = host.run(host.clip("Euler", **fields))
     loaded, targets = host.networks.loaded_networks[:], host.model.current_lora_hash
@@ -243,7 +243,7 @@ def test_controls_act_on_the_model_of_choice(host, model, back_moves):
     unet.controlnet_linked_list = control
     unet.set_model_attn2_replace(IPAdapter(), "middle", 0)
     unet.set_model_attn2_replace(another, "output", 0)
-    options = {"controlnet": model, "back_moves": back_moves}
+    options = {"controlnet": model, "back_moves": back_moves, "finish_percent": 20}
     p = host.clip(options=options, **ONE_WINDOW)
     by_evaluation = []
     host.on_evaluated.append(lambda n: (by_evaluation.append(set(acted)), acted.clear()))

@@ -61,6 +61,7 @@ def told(host, prompt, negative, frames):
     ({"image_prompt": "a sharp photo"}, ("a sharp photo", "blurry")),
     ({"image_negative_prompt": "noise"}, ("a photo of an astronaut", "noise")),
     ({"image_prompt": "a sharp photo", "image_negative_prompt": "noise"}, ("a sharp photo", "noise")),
+    ({"image_prompt": "a sharp photo", "interval": [0, 0], "finish_percent": 20}, ("a sharp photo", "blurry")),
 ])
 @pytest.mark.parametrize("batch_cond_uncond", [True, False])
 def test_the_image_model_hears_its_own_words(host, options, image, batch_cond_uncond):
@@ -167,7 +168,7 @@ def assert_models(host, p, options, image, text, frames=4, changed_text=True):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
-@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"form": "II-II"}])
+@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"interval": [0, 0], "finish_percent": 20}])
 def test_another_checkpoint_is_the_image_model(host, folder, version, options):
     options = {"image_checkpoint": "other", **options}
     still, clip = host.run(host.still("Euler")), host.run(host.clip(version=version, **ONE_WINDOW))
@@ -408,9 +409,11 @@ def test_controls_act_on_the_model_of_choice(host, kind, model):
             return out
 
         patch.setattr(host.model, "apply_model", apply_model)
-        p = host.clip(options={"controlnet": model}, controls=[control], **ONE_WINDOW)
+        options = {"controlnet": model, "finish_percent": 20}
+        p = host.clip(options=options, controls=[control], **ONE_WINDOW)
         host.run(p)
-    plan = plan_of(host, p, Options(controlnet=model))
+    plan = plan_of(host, p, Options(**options))
+    assert plan.finishing_steps
     assert acted == [model in ("both", move.model) for move in plan.moves]
     assert p.extra_generation_params.get("IV-mixed ControlNet") == (None if model == "both" else model)
 
@@ -437,7 +440,7 @@ def test_controlnet_can_tell_the_image_models_words_apart(host, folder, options)
 @pytest.mark.parametrize("built_in", [True, False])
 @pytest.mark.parametrize("cfg_scale, options, alone", [
     (7.0, {}, ()), (1.0, {}, ("ordinary",)), (1.0, {"gamma_go": 1}, ("ordinary", "go")),
-    (1.0, {"gamma_go": 1, "back_moves": "reuse"}, ()),
+    (1.0, {"gamma_go": 1, "back_moves": "reuse"}, ()), (1.0, {"interval": (0, 0), "finish_percent": 20}, ("ordinary",)),
 ])
 def test_guidance_1_costs_one_network_pass(host, tmp_path, monkeypatch, built_in, cfg_scale, options, alone):
     """AnimateDiff's windows need the negative prompt's rows all the same."""

@@ -62,7 +62,7 @@ def test_the_values_of_options_are_those_options(page, options):
 
 # --- the picture
 
-@given(any_options(), st.integers(1, 60))
+@given(any_options(finish_percent=0.0) | any_options(image_size=None), st.integers(1, 60))
 def test_the_picture_is_of_the_plan(host, options, steps):
     data, text, price, _ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -71,14 +71,14 @@ def test_the_picture_is_of_the_plan(host, options, steps):
     assert [move.split()[:2] for move in moves] == [[move.model, move.kind] for move in plan.moves]
     asked = [move for move in moves if not move.startswith("noise") and "reused prediction" not in move]
     assert len(asked) == plan.evaluations
-    assert all(step[-1].startswith("video ordinary") for step in data["steps"])
+    assert all(step[-1].split()[1] == "ordinary" for step in data["steps"])
     times = round(times_plain(plan, (TXT2IMG["height"] // 8, TXT2IMG["width"] // 8)), 2)
     for words in (text, price):
         assert re.search(rf"(^|\s){plan.evaluations} evaluations, ", words)
-        assert times == 1 or f"about {times:.1f} times plain" in words
+        assert times == 1 or f"about {times:.{2 if times < 1 else 1}f} times plain" in words
 
 
-@given(any_options(), st.integers(2, 60))
+@given(any_options(finish_percent=0.0) | any_options(image_size=None), st.integers(2, 60))
 def test_the_curves_are_the_guidance_of_the_moves(host, options, steps):
     data, *_ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -106,9 +106,18 @@ def test_the_picture_is_told_in_words(host):
 @pytest.mark.parametrize("options, words", [
     (Options(interval=(0, 0)), "20 evaluations, the price of plain AnimateDiff All 20 steps are plain; 20 "),
     (Options(form="VV-VV"), "94 evaluations, about 4.7 times plain AnimateDiff 19 of 20 steps run the loop (19 VV-VV)"),
+    (Options(interval=(0, 0), finish_percent=20), "20 evaluations, about 0.94 times plain AnimateDiff the image model "
+     "takes the ordinary step of the last 4 of 20 steps; 16 evaluations of the video model, 4 of the image model"),
+    (Options(active_percent=10, finish_percent=20), "2 of 20 steps run the loop (2 IV-IV); the image model takes the "),
 ])
 def test_other_plans_in_words(host, options, words):
     assert words in re.sub(r"\s+", " ", look(host, options)[1])
+
+
+def test_an_image_size_below_the_clips_is_refused_with_a_finish(host):
+    options = Options(finish_percent=20, image_size=(256, 256))
+    figure, price, _ = host.module("live").look("custom", TXT2IMG, host.module("panel").values_of(options))
+    assert "image_size = '32x32' is not allowed" in text_of(figure) and "refused: " in text_of(price)
 
 
 def test_img2img_shows_the_steps_that_are_left(host):

@@ -192,6 +192,9 @@ def test_every_evaluation_of_a_clip(parameterization, version, batch_cond_uncond
     ({"schedule_match": "timestep"}, {"image", "video"}),
     ({"above_sigma_max": "skip"}, {"image", "video"}),
     ({"interval": [30, 100], "gamma_go": [6, 2], "gamma_video_back": 3}, {"image", "video"}),
+    ({"finish_percent": 67, "finish_by": "steps"}, {"image", "video"}),
+    ({"finish_percent": 20, "interval": [0, 0]}, {"image", "video"}),
+    ({"finish_percent": 100, "interval": [0, 0]}, {"image"}),
 ])
 @pytest.mark.parametrize("fields", [{}, {"scheduler": "Karras"}])
 def test_options_act_on_a_clip(host, options, models, fields):
@@ -578,7 +581,8 @@ def test_a_control_ends_at_its_outer_step(host):
     assert stopped == [move.step == 2 for move in plan_of(host, p).moves]
 
 
-@pytest.mark.parametrize("fields", [{}, {"options": {"interval": [0, 40]}}, {"options": {"form": "VV-VV"}}])
+@pytest.mark.parametrize("fields", [{}, {"options": {"interval": [0, 40]}}, {"options": {"form": "VV-VV"}},
+                                    {"options": {"interval": [0, 40], "finish_percent": 20}}])
 def test_progress_counts_evaluations(host, fields):
     bars = []
     host.on_evaluated.append(lambda n: bars.append(host.shared.total_tqdm._tqdm))
@@ -614,12 +618,12 @@ def test_no_console_bar_is_made_where_the_host_makes_none(host):
     assert host.shared.progress_print_out.getvalue() == ""
 
 
-@pytest.mark.parametrize("content", ["Prompt", "Combined"])
-def test_the_preview_is_of_ordinary_moves(host, content):
+@pytest.mark.parametrize("content, options", [("Prompt", {}), ("Combined", {}), ("Combined", {"finish_percent": 20})])
+def test_the_preview_is_of_ordinary_moves(host, content, options):
     host.shared.opts.live_preview_content = content
-    p = host.clip(**SMALL)
+    p = host.clip(options=options, **SMALL)
     host.run(p)
-    pairs, shown = moves_and_evaluations(host, p), None
+    pairs, shown = moves_and_evaluations(host, p, Options(**options)), None
     for move, evaluation in pairs:
         if shown is None:
             assert evaluation.preview is None
@@ -813,6 +817,39 @@ def test_the_negative_prompt_is_kept(host, s_min_uncond, skip_early_cond, option
     assert len(said) == 1
     assert ("NGMS" in said[0], "early sampling" in said[0]) == (s_min_uncond > 0, skip_early_cond > 0)
     assert len(host.log.lines) == 2
+
+
+@pytest.mark.parametrize("settings", [{"s_min_uncond": 1.0}, {"skip_early_cond": 1.0}])
+def test_the_image_models_ordinary_steps_may_leave_the_negative_prompt_out(host, settings):
+    """As Euler's of the plain UNet do; AnimateDiff's windows cannot."""
+    host.shared.opts.s_min_uncond_all = True
+    host.shared.opts.skip_early_cond = settings.get("skip_early_cond", 0)
+    options = {"interval": [0, 0], "finish_percent": 50, "finish_by": "steps"}
+    p = host.clip(options=options, s_min_uncond=settings.get("s_min_uncond", 0), **{**SMALL, "steps": 6})
+    host.run(p)
+    pairs, plain = moves_and_evaluations(host, p, Options(**options)), host.unet
+    assert [move.model for move, _ in pairs] == ["video"] * 3 + ["image"] * 3
+    for move, evaluation in pairs:
+        alone = move.model == "image" and ("skip_early_cond" in settings or move.sigma < 1.0)
+        if move.model == "image":
+            assert sum(len(call.x) for call in evaluation.calls) == (5 if alone else 10)
+            for call in evaluation.calls:
+                assert torch.equal(call.out, plain(call.x, timesteps=call.t, context=call.context))
+    assert {"NGMS", "Skip Early CFG"} & p.extra_generation_params.keys()
+
+
+def test_without_motion_the_image_model_finishes_nothing(host):
+    """All steps are the plain UNet's then: the clip is Euler's."""
+    p = host.still(options={"finish_percent": 20})
+    assert torch.equal(host.run(p), host.run(host.still("Euler")))
+    assert p.extra_generation_params[NAME] == "off - no motion module in the UNet"
+
+
+def test_a_smaller_image_size_and_a_finish_are_refused(host):
+    options = {"image_size": [16, 16], "finish_percent": 20}
+    with pytest.raises(HTTPException, match="image_size = '2x2'") as refused:
+        host.run(host.clip(options=options, **SMALL))
+    assert refused.value.status_code == 422 and host.evaluations == []
 
 
 def test_nothing_is_said_where_nothing_is_held_off(host):

@@ -12,14 +12,15 @@ from .measures import measure
 from .world import WORLDS, World
 
 
-def evaluate(world: World, setting: Setting, seeds: int, clips: int) -> list[Row]:
-    """A row for each seed: ``clips`` clips, evenly over the classes, against four times as many true ones."""
+def evaluate(world: World, setting: Setting, seeds: int, clips: int, first: int = 1) -> list[Row]:
+    """A row for each seed from ``first`` on: ``clips`` clips, evenly over the classes, against four times as many true
+    ones."""
     n, per_class = world.numbers, clips // world.numbers.classes
     labels = torch.arange(n.classes).repeat_interleave(per_class)
     true_labels = torch.arange(n.classes).repeat_interleave(4 * per_class)
     truth = world.clips.sample(true_labels, torch.Generator().manual_seed(0)).view(-1, n.frames, n.size)
     rows = []
-    for seed in range(1, seeds + 1):
+    for seed in range(first, first + seeds):
         noise = torch.randn(n.frames, len(labels), 1, n.size, generator=torch.Generator().manual_seed(seed))
         x, count = sample(setting, (world.video, world.image), (world.video.schedule, world.image.schedule), noise,
                           n.steps, {"labels": labels, "cond_scale": n.cfg_scale}, seed)

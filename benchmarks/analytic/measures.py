@@ -27,7 +27,9 @@ def measure(world: World, clips: Tensor, labels: Tensor, real: Tensor, real_labe
     - ``joint``: energy distance of the clips, ``frame``: of their frames, to true ones of the class, over the classes;
     - ``surprise``: what a frame's negative log-likelihood (nats) under the truth exceeds a true frame's by;
     - ``motion``: how far clips move, as a share of what true clips do: 1 is true, 0 is frozen;
-    - ``obeyed``: the share of clips that are likeliest under their own class.
+    - ``obeyed``: the share of clips that are likeliest under their own class;
+    - ``boil``: how far details change from frame to frame beside the motion, as a share of their own strength: a
+      multiple of what true clips do; ``sway``: the same of layouts.
     """
     joint, frame = [], []
     for label in labels.unique():
@@ -41,6 +43,8 @@ def measure(world: World, clips: Tensor, labels: Tensor, real: Tensor, real_labe
         "surprise": _surprise(world, clips, labels) - _surprise(world, real, real_labels),
         "motion": float(_motion(world, clips, labels).mean() / _motion(world, real, real_labels).mean()),
         "obeyed": float((likelihood.logsumexp(2).argmax(1) == labels).float().mean()),
+        "boil": _change(world, clips, fine=True) / _change(world, real, fine=True),
+        "sway": _change(world, clips, fine=False) / _change(world, real, fine=False),
     }
 
 
@@ -62,3 +66,16 @@ def _motion(world: World, clips: Tensor, labels: Tensor) -> Tensor:
     shift = -turned.angle() * clips.shape[2] / (2 * math.pi * waves)
     weight = turned.abs() * waves**2
     return (shift * weight).sum(1) / weight.sum(1) / world.speed[labels]
+
+
+def _change(world: World, clips: Tensor, fine: bool) -> float:
+    """Of waves above (``fine``) or up to the layouts' number: the power of what differs between neighbouring frames
+    when the motion is undone, as a share of that of unrelated frames. Of the two ways to move, the one that leaves
+    less."""
+    n = world.numbers
+    waves = torch.arange(n.coarse + 1, n.size // 2 + 1) if fine else torch.arange(1, n.coarse + 1)
+    spectrum = torch.fft.rfft(clips)[:, :, waves]
+    undone = [torch.polar(torch.ones(()), 2 * math.pi * way * n.speed * waves / n.size) for way in (1, -1)]
+    left = [(spectrum[:, 1:] * turn - spectrum[:, :-1]).abs().square().sum((1, 2)) for turn in undone]
+    unrelated = spectrum[:, 1:].abs().square().sum() + spectrum[:, :-1].abs().square().sum()
+    return float(torch.minimum(*left).sum() / unrelated)

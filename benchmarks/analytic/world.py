@@ -9,7 +9,9 @@ moves. So clips of a class are a mixture of Gaussians with one covariance, tempo
 
 and everything is exact at every noise level. Two models of it play the parts of the IV-Mixed Sampler:
 
-- the image model knows single frames exactly (the marginal of a frame, whichever of the F it is) and no motion;
+- the image model knows single frames (the marginal of a frame, whichever of the F it is) and no motion: exactly, or in
+  some worlds from pictures that were a little spoilt themselves, without some of the templates, or with a class whose
+  details it takes for another's;
 - the video model knows motion exactly and has learned from clips that were blurred and lost contrast.
 """
 from __future__ import annotations
@@ -51,6 +53,14 @@ class Numbers:
     residue: float = 0.1
     """Standard deviation of what compression left in those clips, white in time and space."""
     seed: int = 0
+    image_blur: float = 0.0
+    image_contrast: float = 1.0
+    image_residue: float = 0.0
+    """The same three of the image model's pictures."""
+    image_templates: int | None = None
+    """How many of the templates the image model knows; None: all."""
+    mistaken: int = 0
+    """Classes, the first ones, that have the next class's details for the image model."""
 
 
 WORLDS = (
@@ -60,6 +70,9 @@ WORLDS = (
     Numbers("wide", frames=6, size=24, classes=6, templates=6, coarse=4),
     Numbers("long", frames=16, size=16, speed=0.4, steps=50),
     Numbers("few steps", frames=8, size=16, steps=10),
+    Numbers("imperfect image", frames=8, size=16, image_blur=0.5, image_contrast=0.96, image_residue=0.05),
+    Numbers("few templates", frames=8, size=16, image_templates=3),
+    Numbers("other class", frames=8, size=16, mistaken=1),
 )
 
 
@@ -111,12 +124,17 @@ class World:
         layouts = _signals(1, n.templates, coarse, n.size, generator)
         styles = _signals(n.classes, n.templates, waves > n.coarse, n.size, generator)
         spectrum = torch.fft.rfft(layouts + n.detail * styles)
+        order = [(label + 1) % n.classes if label < n.mistaken else label for label in range(n.classes)]
+        seen = torch.fft.rfft(layouts + n.detail * styles[order])[:, :n.image_templates]
         self.speed = n.speed * (1.0 - 2.0 * (torch.arange(n.classes) % 2))
         shift = self.speed[:, None] * (torch.arange(n.frames) - (n.frames - 1) / 2)
         phase = torch.polar(torch.ones(()), -2 * math.pi * shift[:, None, :, None] * waves / n.size)
         moving = spectrum[:, :, None] * phase  # (classes, templates, frames, waves)
 
-        blur = n.contrast * torch.exp(-0.5 * (2 * math.pi * n.blur * waves / n.size) ** 2)
+        def kept(contrast: float, blur: float) -> Tensor:
+            return contrast * torch.exp(-0.5 * (2 * math.pi * blur * waves / n.size) ** 2)
+
+        blur, image_blur = kept(n.contrast, n.blur), kept(n.image_contrast, n.image_blur)
         space, wave = _fourier(n.size)
         apart = (torch.arange(n.frames)[:, None] - torch.arange(n.frames)).abs()
         in_time, time = torch.linalg.eigh(n.memory ** apart.double())
@@ -129,7 +147,9 @@ class World:
         poor = n.texture**2 * torch.kron(in_time, blur[wave] ** 2) + n.residue**2
         learned = Mixture(torch.fft.irfft(moving * blur, n.size).flatten(2), poor, both)
         self.video = Model(learned, Schedule.linear(), n.frames)
-        self.image = Model(self.frames, Schedule.scaled_linear(), 1)
+        pictures = torch.fft.irfft(seen[:, :, None] * phase * image_blur, n.size).flatten(1, 2)
+        image = Mixture(pictures, n.texture**2 * image_blur[wave] ** 2 + n.image_residue**2, space)
+        self.image = Model(image, Schedule.scaled_linear(), 1)
 
 
 class Model:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,10 +57,13 @@ def measure(clips: Clips, prompts: Sequence[str], real: Clips, network: Network,
     """The measures of clips of some captions; ``real`` are drawn ones, ``known`` their features.
 
     ``obeyed`` and its parts: shares read off the frames; ``sharpness``, ``flicker``, ``warping``, ``motion``: means of
-    `ivmixed.standalone.metrics`; ``distance``: of the frames to those of ``real``; ``frechet``: of the clips.
+    `ivmixed.metrics`; ``boil``: the warping error as a share of how strong details are (the root of the sharpness), so
+    that a blur hides nothing; ``distance``: of the frames to those of ``real``; ``frechet``: of the clips.
     """
     readings = [read(torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255) for clip in clips]
     words = [prompt.split(" ", 3)[1:] for prompt in prompts]
+
+    warping = [metrics.warping_error(clip) for clip in clips]
 
     def mean(values: Sequence[float]) -> float:
         return float(np.mean(values))
@@ -73,7 +77,8 @@ def measure(clips: Clips, prompts: Sequence[str], real: Clips, network: Network,
         "distance": metrics.frame_distance(np.concatenate(clips)[::3], np.concatenate(real)[::5]),
         "frechet": frechet_distance(features_of(network, clips), known),
         "flicker": mean([metrics.flicker(clip) for clip in clips]),
-        "warping": mean([metrics.warping_error(clip) for clip in clips]),
+        "warping": mean(warping),
+        "boil": mean([error / math.sqrt(metrics.sharpness(clip)) for error, clip in zip(warping, clips)]),
         "motion": mean([metrics.motion(clip) for clip in clips]),
     }
 

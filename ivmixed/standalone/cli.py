@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from .. import __version__
+from ..cost import times_plain
 from ..options import OPTIONS, Options
 from ..plan import Plan
 from ..presets import PRESETS
@@ -203,8 +204,8 @@ def _txt2vid(args: argparse.Namespace) -> int:
 
 
 def _plain(settings: Settings) -> Settings:
-    """The same clip without the extra loop."""
-    return replace(settings, options=replace(settings.options, interval=(0.0, 0.0)))
+    """The same clip by the video model alone."""
+    return replace(settings, options=settings.options.plain())
 
 
 def _hint(settings: Settings) -> None:
@@ -219,10 +220,12 @@ def _hint(settings: Settings) -> None:
 def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
-                          "active_steps": plan.active_steps, **plan.to_dict()}))
+                          "active_steps": plan.active_steps, "finishing_steps": plan.finishing_steps,
+                          **plan.to_dict()}))
         return
     print(plan.describe())
-    print(f"about {plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip")
+    print(f"about {plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "
+          f"{times_plain(plan):.2f} times its arithmetic")
     print(f"{'step':>4}  {'move':8}  {'model':5}  {'sigma':>17}  guidance")
     for move in plan.moves:
         guidance = "CFG scale" if move.guidance is None else f"{move.guidance:+.2f}"

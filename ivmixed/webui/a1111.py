@@ -161,7 +161,7 @@ class _Run(Run):
             yield
 
     def needs_uncond(self) -> bool:
-        return super().needs_uncond() or self.both_at_once
+        return super().needs_uncond() or (self.both_at_once and self.move.model == "video")
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()
@@ -179,7 +179,7 @@ class _Run(Run):
 
     def cond_alone(self) -> bool:
         """Guidance is 1, so that the negative prompt says nothing, and none needs its rows: one network pass."""
-        if self.motion is None or self.reuses or not self.plan.active_steps:
+        if self.motion is None or self.reuses or self.plan.plain:
             return False
         guidance = self.move.guidance
         if guidance is None:

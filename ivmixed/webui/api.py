@@ -80,10 +80,11 @@ def plan(body: Any = Depends(_body)) -> dict[str, Any]:  # noqa: B008  as FastAP
     try:
         made = preview.plan_of(Options.from_dict(body.get("options", {})), given["steps"], given["scheduler"],
                                given["denoising_strength"], sigmas, given["sampler"])
+        cost = preview.price(made, given["frames"], given["width"], given["height"])
     except OptionError as error:
         raise HTTPException(status_code=422, detail=str(error)) from None
-    cost = preview.price(made, given["frames"], given["width"], given["height"])
-    return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps, **made.to_dict()}
+    return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps,
+            "finishing_steps": made.finishing_steps, **made.to_dict()}
 
 
 def _given(body: Any) -> tuple[dict[str, Any], list[float] | None]:

@@ -80,7 +80,7 @@ def compare(wanted: Wanted) -> list[Made]:
     if wanted.sampler not in SAMPLERS:
         raise OptionError("sampler", wanted.sampler, f"one of {', '.join(SAMPLERS)} in a comparison")
     seeded = replace(wanted, seed=int(processing.get_fixed_seed(wanted.seed)))
-    plain = replace(seeded, options=replace(wanted.options, interval=(0, 0)))
+    plain = replace(seeded, options=wanted.options.plain())
     return _make_all({"plain": plain, wanted.sampler: seeded})
 
 

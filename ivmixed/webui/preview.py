@@ -130,8 +130,13 @@ TABLE = _Table()
 
 
 def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None) -> dict[str, Any]:
-    """What a plan costs. ``seconds`` is None where the size is not given, or no clip was timed on this machine."""
+    """What a plan costs. ``seconds`` is None where the size is not given, or no clip was timed on this machine.
+
+    Raises OptionError where a clip of this size cannot be made so.
+    """
     sized = frames and width and height
+    if width and height:
+        plan.check_size(height // 8, width // 8)
     return {
         "evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
         "times_plain": round(times_plain(plan, (height // 8, width // 8) if width and height else None), 2),
@@ -142,7 +147,8 @@ def price(plan: Plan, frames: int | None = None, width: int | None = None, heigh
 def in_words(cost: dict[str, Any]) -> str:
     """The price in a line: "119 evaluations, about 4.2 times plain AnimateDiff"."""
     times = cost["times_plain"]
-    words = "the price of plain AnimateDiff" if times == 1 else f"about {times:.1f} times plain AnimateDiff"
+    words = "the price of plain AnimateDiff" if times == 1 else (
+        f"about {times:.{2 if times < 1 else 1}f} times plain AnimateDiff")
     words = f"{cost['evaluations']} evaluations, {words}"
     return words + (f", about {_duration(cost['seconds'])} a clip" if cost["seconds"] is not None else "")
 
@@ -156,17 +162,18 @@ def _duration(seconds: float) -> str:
 
 
 def steps_in_words(plan: Plan) -> str:
-    """What the steps run: "24 of 25 steps run the loop (16 VV-VV, 8 IV-IV)"."""
+    """What the steps run: "24 of 25 steps run the loop (16 VV-VV, 8 IV-IV); the image model takes the last 5"."""
     loops = Counter(_loop(moves) or plan.form for moves in _moves_of_steps(plan) if len(moves) > 1)
-    if not loops:
-        return f"All {plan.steps} steps are plain"
     kinds = ", ".join(f"{count} {form}" for form, count in loops.items())
-    return f"{sum(loops.values())} of {plan.steps} steps run the loop ({kinds})"
+    said = [f"{sum(loops.values())} of {plan.steps} steps run the loop ({kinds})"] if loops else []
+    if plan.finishing_steps:
+        said.append(f"the image model takes the ordinary step of the last {plan.finishing_steps} of {plan.steps} steps")
+    return "; ".join(said) or f"All {plan.steps} steps are plain"
 
 
 def _loop(moves: list[Move]) -> str | None:
     """The form that a step runs where it is not the chosen one: that of the video model alone."""
-    return "VV-VV" if {move.model for move in moves} == {"video"} else None
+    return "VV-VV" if {move.model for move in moves if move.kind != "ordinary"} == {"video"} else None
 
 
 def _moves_of_steps(plan: Plan) -> list[list[Move]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -176,11 +175,12 @@ class Sampler(KDiffusionSampler):
             run = self.run_of_clip(x.shape[0])
             options = options_of(self.p)
             if run.motion is None:
-                options, schedules = replace(options, interval=(0, 0)), ()
+                options, schedules = options.plain(), ()
             else:
                 run.check(options, x.shape[0])
                 schedules = run.schedules()
             plan = self._plan(options, sigmas, schedules)
+            plan.check_size(*x.shape[-2:])
             if plan.count("image"):
                 run.words = run.words_of(options)
         said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"

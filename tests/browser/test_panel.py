@@ -129,6 +129,10 @@ def test_the_picture_follows_every_kind_of_setting(tab):
     tab.says("picture", "10 of 20 steps run the loop")
     tab.choose(PREFIX + "form", "RR-IV")
     tab.says("picture", "fresh noise")
+    tab.set(PREFIX + "finish_percent", 20)
+    tab.says("picture", "ordinary step by the image model")
+    assert [block for block in tab.picture()[1] if "ordinary" in block][-5:] == [
+        "ivmixed-move video ordinary"] + ["ivmixed-move image ordinary"] * 4
     tab.set(PREFIX + "gamma_go_start", 9)
     tab.page.wait_for_function(
         "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"

@@ -64,7 +64,7 @@ def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     if true:
         axes.axhline(target, color="tab:red", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
-    ticks = [1, 1.5, 2, 3, 5]
+    ticks = [0.7, 1, 1.5, 2, 3, 5]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_title({-1: f"{measure} (less is better)", 1: f"{measure} (more is better)",

@@ -116,21 +116,32 @@ def test_image_view_is_the_unet_without_motion_and_shares_its_layers():
     assert not torch.equal(view(x, t, words).sample, plain(x, t, words).sample)  # ... holds for the view
 
 
+@pytest.mark.parametrize("finish", [0, 2, 4])
 @torch.no_grad()
-def test_empty_interval_is_the_video_model_alone_by_euler():
+def test_empty_interval_is_the_video_model_by_euler_and_then_the_image_model(finish):
+    """Of four steps ``finish`` are the plain UNet's, frame by frame, at the timestep of its own table."""
     video = tiny.animatediff()
     pipe = IVMixedPipeline(video)
-    clip = pipe(PROMPT, NEGATIVE, frames=3, steps=4, options=Options(interval=(0, 0)), latents=noise(3), progress=False)
+    options = Options(interval=(0, 0), finish_percent=25 * finish, finish_by="steps")
+    clip = pipe(PROMPT, NEGATIVE, frames=3, steps=4, options=options, latents=noise(3), progress=False)
     abar = video.scheduler.alphas_cumprod
     sigmas = [float(((1 - abar[t]) / abar[t]).sqrt()) for t in (999, 666, 333, 0)] + [0.0]
     cond, uncond = video.encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
     words = torch.cat([uncond, cond]).repeat_interleave(3, 0)
     x = noise(3).transpose(0, 1)[None] * (1 + sigmas[0] ** 2) ** 0.5
-    for t, sigma, following in zip((999, 666, 333, 0), sigmas, sigmas[1:]):
-        low, high = video.unet(torch.cat([x, x]) / (1 + sigma**2) ** 0.5, t, words).sample.chunk(2)
+    plain, own = image_view(video.unet), Schedule.scaled_linear()
+    for k, (t, sigma, following) in enumerate(zip((999, 666, 333, 0), sigmas, sigmas[1:])):
+        level = sigma if k < 4 - finish else min(sigma, own.sigma_max)  # it has never seen more noise than that
+        seen = torch.cat([x, x]) / (1 + sigma**2) ** 0.5
+        if k < 4 - finish:
+            low, high = video.unet(seen, t, words).sample.chunk(2)
+        else:
+            frames = seen.transpose(1, 2).flatten(0, 1)
+            answer = plain(frames, torch.tensor(own.sigma_to_timestep(level)), words).sample
+            low, high = answer.unflatten(0, (2, 3)).transpose(1, 2).chunk(2)
         x = x + (following - sigma) * (low + 7.5 * (high - low))
     torch.testing.assert_close(clip.latents, x[0].transpose(0, 1), rtol=1e-5, atol=1e-4)
-    assert clip.plan.evaluations == 4
+    assert (clip.plan.count("video"), clip.plan.count("image")) == (4 - finish, finish)
 
 
 def test_same_seed_same_pixels_and_chunks_do_not_matter():
@@ -264,6 +275,8 @@ def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
     ({"loop": "vc"}, "loop = 'vc'"),
     ({"loop": "animatediff", "options": Options(gamma_go=3)}, "equal gammas"),
     ({"loop": "animatediff", "options": Options(z_percent=66.7)}, "z_percent = 66.7"),
+    ({"loop": "animatediff", "options": Options(finish_percent=20)}, "no options but gamma_go"),
+    ({"width": 16, "height": 16, "options": Options(finish_percent=100, image_size=(8, 8))}, "image_size = '4x4'"),
 ])
 def test_refused_before_the_first_evaluation(wrong, words):
     video = tiny.animatediff()

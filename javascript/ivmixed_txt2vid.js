@@ -8,10 +8,24 @@
     window.ivMixedSubmit = (tab, values) => {
         const id = randomId();
         const find = (name) => gradioApp().getElementById(`${tab}_${name}`);
+        const results = find("results");
+        results.parentElement.classList.add("ivmixed-running");
         showSubmitButtons(tab, false);
-        requestProgress(id, find("clip_box"), find("clip_box"), () => showSubmitButtons(tab, true));
+        bringIntoView(results, find("clip_box"));
+        requestProgress(id, find("clip_box"), find("clip_box"), () => {
+            results.parentElement.classList.remove("ivmixed-running");
+            showSubmitButtons(tab, true);
+        });
         return [id, ...values.slice(1)];
     };
+
+    /** Scrolls to the results where the clip would not be seen: on a narrow page, or far down. */
+    function bringIntoView(results, clip) {
+        const {top} = clip.getBoundingClientRect();
+        if (top >= 0 && top < innerHeight / 3) return;
+        const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+        results.scrollIntoView({block: "start", behavior: still ? "auto" : "smooth"});
+    }
 
     // the host's paste buttons call these by the tab's name
     window[`switch_to_${TAB}`] = (...values) => values;

@@ -21,7 +21,8 @@ class MotionOptions(OptionSet):
     """
 
     model: str = declare(
-        "text", "", "IV-mixed motion", title="Motion module", spelled="the name of a motion module file in one of the folders for them",
+        "text", "", "IV-mixed motion", title="Motion module",
+        spelled="the name of a motion module file in one of the folders for them",
         help="AnimateDiff motion module made for the checkpoint: v1, v2, v3 or AnimateLCM for SD 1.5, "
              "AnimateDiff-SDXL or HotShot-XL for SDXL",
     )

@@ -47,6 +47,10 @@
     }
 
     onUiUpdate(() => {
+        for (const message of gradioApp().querySelectorAll(`#${TAB}_message [role=alert]:not([data-seen])`)) {
+            message.dataset.seen = "";
+            message.scrollIntoView({block: "nearest"});
+        }
         for (const figures of gradioApp().querySelectorAll(".ivmixed-clips:not([data-seen])")) {
             figures.dataset.seen = "";
             together(figures);

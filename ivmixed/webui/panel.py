@@ -43,8 +43,9 @@ class Panel:
         with InputAccordion(self.opened, label=NAME, elem_id=self.elem_id("open")) as accordion:
             with accordion.extra():
                 self.price = self._shown("price")
-            gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips are "
-                    f"made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
+            if not self.opened:
+                gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips are "
+                        f"made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
             self._build_presets()
             self.picture = self._shown("picture")
             self.refresh, self.relist = (gr.Button(name, visible=False, elem_id=self.elem_id(name))
@@ -102,7 +103,7 @@ class Panel:
         else:
             default = option.default if option.default is not None else _declared(option.follows).default
             ends = zip(("start", "end"), default) if option.kind == "pair" else [("", default)]
-            with gr.Row():
+            with gr.Row(elem_classes="ivmixed-pair"):
                 made = [gr.Slider(option.minimum, option.maximum, value=value, step=option.step, min_width=120,
                                   label=f"{label}, {end}" if end else label, info=None if end else option.help,
                                   elem_id=self.elem_id(f"{option.name}_{end}" if end else option.name))

@@ -14,6 +14,7 @@
         bringIntoView(results, find("clip_box"));
         requestProgress(id, find("clip_box"), find("clip_box"), () => {
             results.parentElement.classList.remove("ivmixed-running");
+            bringMessageIntoView();
             showSubmitButtons(tab, true);
         });
         return [id, ...values.slice(1)];
@@ -25,6 +26,14 @@
         if (top >= 0 && top < innerHeight / 3) return;
         const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
         results.scrollIntoView({block: "start", behavior: still ? "auto" : "smooth"});
+    }
+
+    /** Once for each message, when it can be seen: the end of the task and the answer come in either order. */
+    function bringMessageIntoView() {
+        const message = gradioApp().querySelector(`#${TAB}_message [role=alert]:not([data-seen])`);
+        if (!message || message.closest(".ivmixed-running")) return;
+        message.dataset.seen = "";
+        message.scrollIntoView({block: "nearest"});
     }
 
     // the host's paste buttons call these by the tab's name
@@ -47,10 +56,7 @@
     }
 
     onUiUpdate(() => {
-        for (const message of gradioApp().querySelectorAll(`#${TAB}_message [role=alert]:not([data-seen])`)) {
-            message.dataset.seen = "";
-            message.scrollIntoView({block: "nearest"});
-        }
+        bringMessageIntoView();
         for (const figures of gradioApp().querySelectorAll(".ivmixed-clips:not([data-seen])")) {
             figures.dataset.seen = "";
             together(figures);

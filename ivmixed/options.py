@@ -88,6 +88,8 @@ class Option:
     """It belongs to a clip, as its prompt does: no part of a preset."""
     webui: bool = False
     """Only a WebUI has it."""
+    title: str = ""
+    """What a page calls it, where the end of its label does not do."""
 
     @property
     def allowed(self) -> str:
@@ -414,6 +416,7 @@ class Options(OptionSet):
     )
     rho: float = declare(
         "number", 7.0, "IV-mixed rho", minimum=1.0, maximum=100.0, step=0.1, advanced=True,
+        title="Curvature of the ramps (rho)",
         help="Curvature of the ramp from a gamma's start to its end; 1 is a straight line",
     )
     schedule_match: str = declare(

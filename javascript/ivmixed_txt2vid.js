@@ -8,10 +8,33 @@
     window.ivMixedSubmit = (tab, values) => {
         const id = randomId();
         const find = (name) => gradioApp().getElementById(`${tab}_${name}`);
+        const results = find("results");
+        results.parentElement.classList.add("ivmixed-running");
         showSubmitButtons(tab, false);
-        requestProgress(id, find("clip_box"), find("clip_box"), () => showSubmitButtons(tab, true));
+        bringIntoView(results, find("clip_box"));
+        requestProgress(id, find("clip_box"), find("clip_box"), () => {
+            results.parentElement.classList.remove("ivmixed-running");
+            bringMessageIntoView();
+            showSubmitButtons(tab, true);
+        });
         return [id, ...values.slice(1)];
     };
+
+    /** Scrolls to the results where the clip would not be seen: on a narrow page, or far down. */
+    function bringIntoView(results, clip) {
+        const {top} = clip.getBoundingClientRect();
+        if (top >= 0 && top < innerHeight / 3) return;
+        const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+        results.scrollIntoView({block: "start", behavior: still ? "auto" : "smooth"});
+    }
+
+    /** Once for each message, when it can be seen: the end of the task and the answer come in either order. */
+    function bringMessageIntoView() {
+        const message = gradioApp().querySelector(`#${TAB}_message [role=alert]:not([data-seen])`);
+        if (!message || message.closest(".ivmixed-running")) return;
+        message.dataset.seen = "";
+        message.scrollIntoView({block: "nearest"});
+    }
 
     // the host's paste buttons call these by the tab's name
     window[`switch_to_${TAB}`] = (...values) => values;
@@ -33,6 +56,7 @@
     }
 
     onUiUpdate(() => {
+        bringMessageIntoView();
         for (const figures of gradioApp().querySelectorAll(".ivmixed-clips:not([data-seen])")) {
             figures.dataset.seen = "";
             together(figures);

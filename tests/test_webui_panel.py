@@ -1,5 +1,6 @@
 """The panel and the infotext in AUTOMATIC1111, with the real gradio and a double of the host (tests/host)."""
 import dataclasses
+import html
 
 import gradio.context
 import pytest
@@ -115,7 +116,11 @@ def test_a_component_offers_what_its_option_allows(page, option):
         else:
             assert (component.minimum, component.maximum, component.step) == (
                 option.minimum, option.maximum, option.step)
-        if not name.endswith("_end"):
+        if option.kind == "pair":  # said once, below both
+            assert component.info is None
+            assert any(html.escape(option.help) in str(getattr(block, "value", ""))
+                       for block in page.host.page.blocks.values())
+        else:
             assert component.info == option.help
 
 

@@ -210,7 +210,7 @@ class Page:
         given[:2] = ["task(x)", list(shown)]
         result = function(*given)
         assert len(result) == len(outputs)
-        return SimpleNamespace(**dict(zip(("clip", "infotext", "strip", "shown", "log"), result)))
+        return SimpleNamespace(**dict(zip(("message", "clip", "infotext", "strip", "shown", "log"), result)))
 
 
 SMALL = {"steps": 4, "width": 32, "height": 32, "seed": 7, "motion_frames": 4, "motion_model": "v3.safetensors",
@@ -220,6 +220,13 @@ SMALL = {"steps": 4, "width": 32, "height": 32, "seed": 7, "motion_frames": 4, "
 @pytest.fixture
 def page(host):
     return Page(host)
+
+
+def size_of(poster):
+    """The strip is given files: a picture the host would put into its temporary folder, which need not be there."""
+    assert isinstance(poster, str)
+    with Image.open(poster) as picture:
+        return picture.size
 
 
 def text_of(markup):
@@ -247,8 +254,8 @@ def test_generate_shows_the_clip_and_its_settings(page):
     assert "Evaluations 14 Seconds" in text_of(shown.clip) and "Flicker" in shown.clip
     assert "a kite" in shown.infotext and "Seed: 7" in shown.infotext
     (poster, label), = shown.strip["value"]
-    assert label == "seed 7" and poster.size == (32, 32)
-    assert page.host.errors.reports == []
+    assert label == "seed 7" and size_of(poster) == (32, 32)
+    assert page.host.errors.reports == [] and shown.message == ""
 
 
 def test_compare_shows_both(page):
@@ -256,7 +263,7 @@ def test_compare_shows_both(page):
     shown = page.press("compare", shown=first.shown, by="built-in motion", **SMALL)
     assert re.findall(r"<figcaption>([^<]*)", shown.clip) == ["plain", "IV-mixed"]
     assert "plain IV-mixed Evaluations 4 14 Seconds" in text_of(shown.clip)
-    assert [poster.size for poster, _ in shown.strip["value"]] == [(64, 32), (32, 32)]
+    assert [size_of(poster) for poster, _ in shown.strip["value"]] == [(64, 32), (32, 32)]
     choose = page.host.module("txt2vid").choose
     assert choose(shown.shown, SimpleNamespace(index=1)) == [first.clip, first.infotext]
 
@@ -266,26 +273,115 @@ def test_the_panel_of_the_tab_acts(page):
     assert "IV-mixed gamma go: 6 to 4" in shown.infotext and "IV-mixed interval: 0 to 50" in shown.infotext
 
 
-def test_the_strip_has_the_last_clips_alone(page):
-    entry = page.host.module("txt2vid").Shown("page", "infotext", Image.new("RGB", (8, 8)), "label")
+def test_the_strip_has_the_last_clips_alone(page, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "poster.png")
+    entry = page.host.module("txt2vid").Shown("page", "infotext", tmp_path / "poster.png", "label")
     shown = page.press("generate", shown=[entry] * 12, by="built-in motion", **SMALL)
     assert len(shown.shown) == len(shown.strip["value"]) == 12
     assert shown.shown[1] is entry and shown.shown[0] is not entry
 
 
-def test_the_page_says_what_is_wrong(any_host):
+def test_the_page_says_what_is_wrong(any_host, caplog):
     page = Page(any_host)
     shown = page.press("generate", by="built-in motion", **{**SMALL, "ivmixed_interval_start": 80,
                                                           "ivmixed_interval_end": 20})
-    assert "interval = (80, 20) is not allowed" in html.unescape(shown.log)
-    assert "value" not in shown.clip
-    shown = page.press("generate", by="built-in motion", **{**SMALL, "motion_model": "gone"})
-    assert "model = 'gone' is not in the folders" in html.unescape(shown.log)
+    assert text_of(shown.message).startswith("No clip was made: interval = (80, 20) is not allowed; allowed: [start")
+    assert 'role="alert"' in shown.message and shown.log.startswith("<div class='performance'>")
+    assert "value" not in shown.clip  # it stays as it is
+    again = page.press("generate", by="built-in motion", **{**SMALL, "motion_model": "gone"})
+    assert "model = 'gone' is not in the folders" in html.unescape(again.message)
+    assert any_host.errors.reports == []  # the host's has all that it was called with
+    assert [record.getMessage().split(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        "no clip", "no clip"]
     for name, value in ("steps", None), ("steps", 1001), ("width", "x"), ("height", -1), ("seed", 0.5), (
             "cfg_scale", [7]):
         shown = page.press("generate", by="built-in motion", **{**SMALL, name: value})
-        assert f"IV-mixed: {name} = {value!r} is not allowed" in html.unescape(shown.log)
+        assert f"{name} = {value!r} is not allowed" in html.unescape(shown.message)
     assert page.press("generate", by="built-in motion", **SMALL).infotext
+
+
+def test_what_nobody_foresaw_is_said_too(page, monkeypatch, caplog):
+    monkeypatch.setattr(page.host.processing, "process_images", lambda p: 1 / 0)
+    shown = page.press("generate", by="built-in motion", **SMALL)
+    assert "the WebUI stopped with ZeroDivisionError (division by zero)" in text_of(shown.message)
+    assert "Traceback" in caplog.text and "ivmixed-clips" not in caplog.text
+
+
+def test_a_poster_that_cannot_be_written_loses_no_clip(page, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    first = page.press("generate", by="built-in motion", **SMALL)
+    monkeypatch.setattr(page.host.module("scratch"), "folder", full)
+    shown = page.press("generate", shown=first.shown, by="built-in motion", **SMALL)
+    assert shown.clip.count("<figure>") == 1 and shown.message == ""
+    assert shown.shown == first.shown and len(shown.strip["value"]) == 1
+
+
+# --- the list of motion modules belongs to the source of motion
+
+def with_sources(host, extension=(), built_in=()):
+    """Puts AnimateDiff's folder beside that of built-in motion, with these files in them."""
+    models = Path(host.built_in.paths.models_path)
+    theirs = models / "theirs"
+    theirs.mkdir()
+    host.motion.mm_animatediff.get_model_dir = lambda: str(theirs)
+    host.shared.opts.data["animatediff_model_path"] = str(theirs)
+    for file in (models / "AnimateDiff").iterdir():
+        file.unlink()
+    for folder, names in ((theirs, extension), (models / "AnimateDiff", built_in)):
+        for name in names:
+            (folder / name).touch()
+    host.load_scripts()
+    return Page(host)
+
+
+def choices_of(component):
+    return [choice if isinstance(choice, str) else choice[0] for choice in component.choices]
+
+
+@pytest.mark.parametrize("extension, built_in, by, listed", [
+    (("theirs.ckpt",), ("v1.safetensors",), "AnimateDiff extension", ["theirs.ckpt"]),
+    ((), ("v1.safetensors",), "built-in motion", ["v1.safetensors"]),
+    ((), (), "built-in motion", []),
+])
+def test_the_first_source_that_has_a_module_is_the_default(host, extension, built_in, by, listed):
+    page = with_sources(host, extension, built_in)
+    assert page.components["by"].value == by
+    assert choices_of(page.components["motion_model"]) == listed
+    assert page.components["motion_model"].value == next(iter(listed), None)
+    missing = page.components["motion_missing"]
+    assert missing.visible is not bool(listed)
+    assert listed or str(Path(host.built_in.paths.models_path, "AnimateDiff")) in missing.value
+
+
+def test_another_source_has_another_list(host):
+    page = with_sources(host, ["theirs.ckpt"], ["v1.safetensors"])
+    change, inputs, _ = page.event("by")
+    assert [component.elem_id for component in inputs] == [TAB + "motion_model", TAB + "by"]
+    model, missing = change("theirs.ckpt", "built-in motion")
+    assert sorted(model["choices"]) == ["theirs.ckpt", "v1.safetensors"] and model["value"] == "theirs.ckpt"
+    model, missing = change("v1.safetensors", "AnimateDiff extension")
+    assert model["choices"] == ["theirs.ckpt"] and model["value"] == "theirs.ckpt" and not missing["visible"]
+
+
+def test_a_module_that_comes_is_found_and_chosen(host):
+    page = with_sources(host)
+    refused = page.press("generate", **{**SMALL, "motion_model": None})
+    home = Path(host.built_in.paths.models_path, "AnimateDiff")
+    assert f"put one into {home}" in text_of(refused.message)
+    (home / "v3.safetensors").touch()
+    refresh, _, _ = page.event("motion_refresh_model")
+    model, missing = refresh(page.components["motion_missing"].value, "built-in motion")
+    assert model["choices"] == ["v3.safetensors"] and model["value"] == "v3.safetensors" and not missing["visible"]
+    assert "value" not in refresh("", "built-in motion")[0]  # what is chosen stays
+    assert page.press("generate", by="built-in motion", **SMALL).message == ""
+
+
+@pytest.mark.parametrize("kind, title", [("forge_main", "Txt2vid"), ("reforge", "txt2vid")])
+def test_the_tab_is_named_as_its_neighbours_are(kind, title, tmp_path):
+    with loaded_forge(kind) as host:
+        assert host.module("host").tab_title("txt2vid") == title
 
 
 def test_infotext_comes_back_into_the_tab(page):

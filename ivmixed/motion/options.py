@@ -22,20 +22,21 @@ class MotionOptions(OptionSet):
     """
 
     model: str = declare(
-        "text", "", "IV-mixed motion", spelled="the name of a motion module file in one of the folders for them",
+        "text", "", "IV-mixed motion", title="Motion module",
+        spelled="the name of a motion module file in one of the folders for them",
         help="AnimateDiff motion module made for the checkpoint: v1, v2, v3 or AnimateLCM for SD 1.5, "
              "AnimateDiff-SDXL or HotShot-XL for SDXL",
     )
     frames: int = declare(
         "whole", 16, "IV-mixed motion frames", minimum=2, maximum=1024, help="Frames of the clip")
     fps: float = declare(
-        "number", 8.0, "IV-mixed motion fps", minimum=1, maximum=60, help="Frames a second")
+        "number", 8.0, "IV-mixed motion fps", minimum=1, maximum=60, title="FPS", help="Frames a second")
     formats: tuple[str, ...] = declare(
-        "several", ("GIF", "PNG"), "IV-mixed motion formats", choices=FORMATS,
+        "several", ("GIF", "PNG"), "IV-mixed motion formats", choices=FORMATS, advanced=True,
         help="How the clip is written; PNG is a file for every frame",
     )
     loras: str = declare(
-        "text", "", "IV-mixed motion LoRA",
+        "text", "", "IV-mixed motion LoRA", advanced=True, title="Motion LoRAs",
         spelled=f'at most {MOST_LORAS} file names, with weights from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g}, as in '
                 '"v2_lora_ZoomIn:0.8, v2_lora_PanLeft"',
         help="Motion LoRAs for a v2 module, with their weights: v2_lora_ZoomIn:0.8, v2_lora_PanLeft",

@@ -43,6 +43,11 @@ def _extension() -> Any:
     return getattr(module, "mm_animatediff", None)
 
 
+def folder() -> Path:
+    """Where it looks for motion modules: not in the folders inside."""
+    return Path(_extension().get_model_dir())
+
+
 def settings_of(options: MotionOptions) -> Any:
     """The extension's settings, as its panel sends them, that ask for this clip. Raises OptionError."""
     if options.loras:
@@ -51,9 +56,8 @@ def settings_of(options: MotionOptions) -> Any:
         raise OptionError("fuse", options.fuse, "'last' with AnimateDiff")
     if options.kind != AUTO:
         raise OptionError("kind", options.kind, f"{AUTO!r} with AnimateDiff")
-    folder = Path(_extension().get_model_dir())
-    if not (folder / options.model).is_file():
-        raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder}", "is not there")
+    if not (folder() / options.model).is_file():
+        raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder()}", "is not there")
     return sys.modules["scripts.animatediff_ui"].AnimateDiffProcess(
         model=options.model, enable=True, video_length=options.frames, fps=options.fps, closed_loop=options.closed_loop,
         batch_size=min(options.context, options.frames), stride=options.stride, overlap=options.overlap,

@@ -51,6 +51,11 @@ def animates() -> bool:
     return name() in ("a1111", "forge_previous")
 
 
+def tab_title(name_of_tab: str) -> str:
+    """The name of a tab, written as the host writes its own."""
+    return name_of_tab.capitalize() if name() == "forge_main" else name_of_tab
+
+
 def in_its_thread(function: Callable[[], T]) -> T:
     """What ``function`` gives, called where the host makes the generations of its page."""
     if not _exists("modules_forge.main_thread"):

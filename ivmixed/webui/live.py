@@ -94,7 +94,7 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
         options = from_arguments(shown)
         known = presets.every()
         name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
-        figure = _figure(options, host, known[name].help if name else "")
+        figure = _figure(options, host, *_about(known.get(name), host))
     except OptionError as error:
         return [_words("ivmixed-error", str(error)), _answer(price), gr.update()]
     name = name or presets.CUSTOM
@@ -115,17 +115,28 @@ def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     return preview.price(plan, *(option.check(host.get(name) or None) for option, name in sizes))
 
 
-def _figure(options: Options, host: dict[str, Any], help: str) -> str:
+def _about(preset: presets.Preset | None, host: dict[str, Any]) -> list[str]:
+    """What is said of the preset that the settings are; also that the page has another CFG scale than it wants."""
+    if preset is None:
+        return []
+    wanted, there = preset.cfg_scale, host.get("cfg_scale")
+    if wanted is None or there is None or wanted == there:
+        return [preset.help]
+    return [preset.help, f"CFG scale is {there:g} on this page, {wanted:g} in the preset: choose the preset from the "
+                         "list to set it."]
+
+
+def _figure(options: Options, host: dict[str, Any], help: str = "", warning: str = "") -> str:
     plan = _plan(options, host)
     data = preview.picture(plan, options, preview.CFG_SCALE.check(host.get("cfg_scale", 7)))
     price = _price(plan, host)
-    detail = (f"{preview.steps_in_words(plan)}; {price['video']} evaluations of the video model, "
+    detail = (f"{preview.steps_in_words(plan)}; {preview.evaluations(price['video'])} of the video model, "
               f"{price['image']} of the image model.")
     title = "Guidance over the steps, below zero on the way back; and the moves of each step"
     return (f'<figure class="ivmixed-figure">{_words("ivmixed-detail", title)}<div class="ivmixed-drawing" role="img" '
             f'aria-label="{html.escape(_description(data))}" data-picture="{html.escape(json.dumps(data))}">'
             f'</div><figcaption>{_words("ivmixed-total", preview.in_words(price))}{_words("ivmixed-detail", detail)}'
-            f'{_words("ivmixed-help", help)}</figcaption></figure>')
+            f'{_words("ivmixed-help", help)}{_words("ivmixed-note", warning)}</figcaption></figure>')
 
 
 def _description(data: dict[str, Any]) -> str:

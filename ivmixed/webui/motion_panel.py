@@ -1,24 +1,37 @@
 """The panel of built-in motion, made from its declared options, and the way back from its values."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import html
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
 
+from modules import paths
 from modules.infotext_utils import PasteField
-from modules.ui_common import create_refresh_button
-from modules.ui_components import InputAccordion
+from modules.ui_common import refresh_symbol
+from modules.ui_components import InputAccordion, ToolButton
 
 from ..motion import MotionOptions
 from ..motion.options import MOTION_OPTIONS
 from ..options import Option
 from . import MOTION, clips, motion
-from .panel import given_of, tell_page
+from .panel import given_of, tell_page, title
 
 BASIC = tuple(option for option in MOTION_OPTIONS.values() if not option.advanced)
 ADVANCED = tuple(option for option in MOTION_OPTIONS.values() if option.advanced)
 SHOWN = BASIC + ADVANCED
+
+
+class Source(NamedTuple):
+    """Where motion comes from: the names of the motion modules that it can use now, and the folder to put one into."""
+
+    names: Callable[[], list[str]]
+    folder: Callable[[], Path]
+
+
+BUILT_IN = Source(lambda: list(motion.files()), lambda: Path(paths.models_path, "AnimateDiff"))
 
 
 def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
@@ -33,10 +46,16 @@ def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
     return [accordion, *shown], [PasteField(accordion, _is_open), *fields]
 
 
-def components(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
-    """The components of the options in the order of `SHOWN`, and what pastes infotext into them."""
-    made = [_component(option, elem_id) for option in BASIC]
-    with gr.Accordion("Advanced", open=False):
+def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
+               ) -> tuple[list[Any], list[PasteField]]:
+    """The components of the options in the order of `SHOWN`, and what pastes infotext into them.
+
+    The list of motion modules is that of the source which the component ``by`` has as its value.
+    """
+    made = [_modules(elem_id, by, sources or {None: BUILT_IN})]
+    with gr.Row():
+        made += [_component(option, elem_id) for option in BASIC[1:]]
+    with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
         made += [_component(option, elem_id) for option in ADVANCED]
     return made, [PasteField(component, lambda params, name=option.name: _paste(params, name))
                   for option, component in zip(SHOWN, made)]
@@ -44,7 +63,9 @@ def components(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteFiel
 
 def from_values(values: Iterable[Any]) -> MotionOptions:
     """Options from the values of `components`. Raises OptionError."""
-    return MotionOptions(**{option.name: value for option, value in zip(SHOWN, values)})
+    given = {option.name: value for option, value in zip(SHOWN, values)}
+    given["model"] = given["model"] or ""  # the page's None, where no module is there
+    return MotionOptions(**given)
 
 
 def from_arguments(arguments: Any) -> MotionOptions | None:
@@ -73,19 +94,49 @@ _first_models: list[Any] = []
 """What the list of motion modules began with, on every page so far: files come and go."""
 
 
+def _modules(elem_id: Callable[[str], str], by: Any, sources: Mapping[Any, Source]) -> Any:
+    """The list of motion modules; where there are none, what to do."""
+    chosen = sources[by.value if by is not None else None]
+    names = chosen.names()
+    with gr.Row():
+        made = gr.Dropdown(names, value=names[0] if names else None, **_shared(MOTION_OPTIONS["model"], elem_id))
+        again = ToolButton(value=refresh_symbol, elem_id=elem_id("refresh_model"))
+    missing = gr.HTML(_missing(chosen, names), visible=not names, elem_id=elem_id("missing"))
+    if made.value not in _first_models:
+        _first_models.append(made.value)
+
+    def update(source: Any, value: dict[str, Any]) -> list[Any]:
+        names = sources[source].names()
+        return [gr.update(choices=names, **value),
+                gr.update(value=_missing(sources[source], names), visible=not names)]
+
+    def look_again(said: str, source: Any = None) -> list[Any]:
+        first = next(iter(sources[source].names()), None)
+        return update(source, {"value": first} if said else {})  # none was there, so none is chosen
+
+    def change(value: str | None, source: Any) -> list[Any]:
+        names = sources[source].names()
+        return update(source, {"value": value if value in names else next(iter(names), None)})
+
+    again.click(look_again, inputs=[missing, *([] if by is None else [by])], outputs=[made, missing])
+    if by is not None:
+        by.change(change, inputs=[made, by], outputs=[made, missing], show_progress="hidden", queue=False)
+    return made
+
+
+def _missing(source: Source, names: list[str]) -> str:
+    if names:
+        return ""
+    return (f'<p class="ivmixed-error">No motion module is there yet, so no clip can be made: put one '
+            f"(mm_sd15_v3.safetensors, say) into {html.escape(str(source.folder()))} and press {refresh_symbol}.</p>")
+
+
+def _shared(option: Option, elem_id: Callable[[str], str]) -> dict[str, Any]:
+    return {"label": title(option, MOTION), "info": option.help, "elem_id": elem_id(option.name)}
+
+
 def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
-    label = option.label.removeprefix(MOTION).strip() or "motion module"
-    label = label[0].upper() + label[1:]
-    shared: dict[str, Any] = {"label": label, "info": option.help, "elem_id": elem_id(option.name)}
-    if option.name == "model":
-        with gr.Row():
-            names = list(motion.files())
-            made = gr.Dropdown(names, value=names[0] if names else None, **shared)
-            if made.value not in _first_models:
-                _first_models.append(made.value)
-            create_refresh_button(made, lambda: None, lambda: {"choices": list(motion.files())},
-                                  elem_id("refresh_model"))
-        return made
+    shared = _shared(option, elem_id)
     if option.kind == "choice":
         return gr.Dropdown(list(option.choices), value=option.default, **shared)
     if option.kind == "several":

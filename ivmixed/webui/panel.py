@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +33,7 @@ class Panel:
 
     elem_id: Callable[[str], str]
     opened: bool = False
-    """Ticked when the page is opened."""
+    """Ticked when the page is opened; then most of what is in it is folded away."""
     components: list[Any] = field(default_factory=list)
     """In the order of the script's arguments. The first is the accordion, which is ticked or not."""
     fields: list[PasteField] = field(default_factory=list)
@@ -42,14 +43,18 @@ class Panel:
         with InputAccordion(self.opened, label=NAME, elem_id=self.elem_id("open")) as accordion:
             with accordion.extra():
                 self.price = self._shown("price")
-            gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips are "
-                    f"made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
+            if not self.opened:
+                gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips are "
+                        f"made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
             self._build_presets()
             self.picture = self._shown("picture")
             self.refresh, self.relist = (gr.Button(name, visible=False, elem_id=self.elem_id(name))
                                          for name in ("refresh", "relist"))
-            basic = [self._components(option) for option in BASIC]
-            with gr.Accordion("Advanced", open=False):
+            folded = gr.Accordion("Guidance, form, interval and image model", open=False,
+                                  elem_id=self.elem_id("basic")) if self.opened else nullcontext()
+            with folded:
+                basic = [self._components(option) for option in BASIC]
+            with gr.Accordion("Advanced", open=False, elem_id=self.elem_id("advanced")):
                 advanced = [self._components(option) for option in ADVANCED]
                 separate = gr.Checkbox(False, label="Separate gammas for the image and the video model",
                                        elem_id=self.elem_id("separate"))
@@ -82,7 +87,7 @@ class Panel:
 
     def _components(self, option: Option) -> list[Any]:
         """One component of an option, two of a pair; their paste fields go to ``fields``."""
-        label = option.label.removeprefix(NAME).strip().capitalize() + (f" ({option.unit})" if option.unit else "")
+        label = title(option, NAME)
         if option.kind == "choice":
             made = [gr.Dropdown(list(option.choices), value=option.default, label=label, info=option.help,
                                 elem_id=self.elem_id(option.name))]
@@ -98,15 +103,23 @@ class Panel:
         else:
             default = option.default if option.default is not None else _declared(option.follows).default
             ends = zip(("start", "end"), default) if option.kind == "pair" else [("", default)]
-            with gr.Row():
-                made = [gr.Slider(option.minimum, option.maximum, value=value, step=option.step,
-                                  label=f"{label}, {end}" if end else label,
-                                  info=option.help if end != "end" else None,
+            with gr.Row(elem_classes="ivmixed-pair"):
+                made = [gr.Slider(option.minimum, option.maximum, value=value, step=option.step, min_width=120,
+                                  label=f"{label}, {end}" if end else label, info=None if end else option.help,
                                   elem_id=self.elem_id(f"{option.name}_{end}" if end else option.name))
                         for end, value in ends]
+            if option.kind == "pair":  # beside one of them it would push it down
+                gr.HTML(f'<p class="ivmixed-info">{html.escape(option.help)}</p>')
         for index, component in enumerate(made):
             self.fields.append(PasteField(component, lambda params, index=index: _paste(params, option, index)))
         return made
+
+
+def title(option: Option, script: str) -> str:
+    """What the page calls an option of the script of that name."""
+    words = option.title or option.label.removeprefix(script).strip()
+    words = words[0].upper() + words[1:]
+    return f"{words} ({option.unit})" if option.unit and not words.endswith("percent") else words
 
 
 def checkpoints() -> list[str]:

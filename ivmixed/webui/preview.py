@@ -149,8 +149,13 @@ def in_words(cost: dict[str, Any]) -> str:
     times = cost["times_plain"]
     words = "the price of plain AnimateDiff" if times == 1 else (
         f"about {times:.{2 if times < 1 else 1}f} times plain AnimateDiff")
-    words = f"{cost['evaluations']} evaluations, {words}"
+    words = f"{evaluations(cost['evaluations'])}, {words}"
     return words + (f", about {_duration(cost['seconds'])} a clip" if cost["seconds"] is not None else "")
+
+
+def evaluations(count: int) -> str:
+    """So many, in words."""
+    return f"{count} evaluation{'s' * (count != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -6,8 +6,10 @@ the paste buttons. What it makes is in `clip_request`.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -21,10 +23,14 @@ from modules.ui_common import plaintext_to_html
 from modules.ui_tempdir import register_tmp_file
 from modules.ui_toprow import Toprow
 
-from ..options import Option
-from . import NAME, animatediff, clip_request, host, live, motion_panel, preview
+from ..motion import MotionError, TravelError
+from ..options import Option, OptionError
+from ..untrusted import shown as bounded
+from . import MOTION, NAME, animatediff, clip_request, host, live, log, motion, motion_panel, preview, scratch
 from .clip_request import Made, Wanted
+from .motion_panel import Source
 from .panel import Panel, from_arguments
+from .sampler import RefusedError
 
 TAB = "ivmixed_txt2vid"
 """The beginning of all element ids, and the tab's name among the host's paste buttons."""
@@ -51,23 +57,23 @@ class Shown(NamedTuple):
 
     page: str
     infotext: str
-    poster: Image.Image
+    poster: Path
     label: str
 
 
 def build() -> list[tuple[gr.Blocks, str, str]]:
     """The host's callback for tabs: what it puts among its own."""
     with gr.Blocks(analytics_enabled=False) as page:
-        toprow = Toprow(is_img2img=False, id_part=TAB)
-        with gr.Row(equal_height=False):
-            with gr.Column(variant="compact", elem_id=f"{TAB}_settings"):
+        toprow = Toprow(is_img2img=False, is_compact=False, id_part=TAB)  # compact, it makes its parts one by one
+        with gr.Row(equal_height=False, elem_id=f"{TAB}_columns"):
+            with gr.Column(elem_id=f"{TAB}_settings"):
                 settings = _Settings()
             with gr.Column(variant="panel", elem_id=f"{TAB}_results"):
                 results = _Results()
         settings.connect(toprow)
         results.connect([toprow.prompt, toprow.negative_prompt, toprow.ui_styles.dropdown, *settings.components],
                         settings.read, toprow)
-    return [(page, "txt2vid", TAB)]
+    return [(page, host.tab_title("txt2vid"), TAB)]
 
 
 class _Settings:
@@ -75,10 +81,14 @@ class _Settings:
 
     def __init__(self) -> None:
         self.host = _host_settings()
-        by = [EXTENSION, BUILT_IN] if _has_animatediff() else [BUILT_IN]
-        with gr.Group():
-            self.by = gr.Radio(by, value=by[0], label="Motion comes from", visible=len(by) > 1, elem_id=f"{TAB}_by")
-            self.motion, self.motion_fields = motion_panel.components(lambda name: f"{TAB}_motion_{name}")
+        sources = {EXTENSION: ANIMATEDIFF} if _has_animatediff() else {}
+        sources[BUILT_IN] = motion_panel.BUILT_IN
+        first = next((name for name, source in sources.items() if source.names()), BUILT_IN)
+        self.by = gr.Radio(list(sources), value=first, label="Motion comes from", visible=len(sources) > 1,
+                           elem_id=f"{TAB}_by")
+        self.by.do_not_save_to_config = True  # else it would stay with a source that has no modules any more
+        self.motion, self.motion_fields = motion_panel.components(
+            lambda name: f"{TAB}_motion_{name}", self.by, sources)
         self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
         self.components = [*self.host.values(), self.by, *self.motion, *self.panel.components]
 
@@ -105,6 +115,7 @@ class _Settings:
         infotext_utils.add_paste_fields(TAB, None, [
             PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
             *(PasteField(component, own[name]) for name, component in self.host.items()),
+            PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),
             *self.motion_fields, *self.panel.fields])
         infotext_utils.register_paste_params_button(ParamBinding(
             paste_button=toprow.paste, tabname=TAB, source_text_component=toprow.prompt, source_image_component=None))
@@ -127,9 +138,17 @@ def _host_settings() -> dict[str, Any]:
             made[name] = gr.Slider(64, 2048, value=512, step=8, label=name.capitalize(), elem_id=f"{TAB}_{name}")
     with gr.Row():
         made["cfg_scale"] = gr.Slider(1, 30, value=7.5, step=0.5, label="CFG Scale", elem_id=f"{TAB}_cfg_scale")
-        made["seed"] = gr.Number(-1, label="Seed", info="-1 is another one every time", precision=0,
-                                 elem_id=f"{TAB}_seed")
+        made["seed"] = gr.Number(-1, label="Seed (-1: another one every time)", precision=0, elem_id=f"{TAB}_seed")
     return made
+
+
+def _usable_by_animatediff() -> list[str]:
+    """Of the motion modules those in AnimateDiff's own folder."""
+    folder = animatediff.folder()
+    return sorted(name for name in motion.files(folder) if (folder / name).is_file())
+
+
+ANIMATEDIFF = Source(_usable_by_animatediff, animatediff.folder)
 
 
 def _has_animatediff() -> bool:
@@ -142,9 +161,11 @@ class _Results:
     """The right side."""
 
     def __init__(self) -> None:
+        self.message = gr.HTML("", elem_id=f"{TAB}_message")
         with gr.Row():
-            self.compare = gr.Button("Compare with plain", elem_id=f"{TAB}_compare")
-            self.send = gr.Button("Send to txt2img", elem_id=f"{TAB}_send")
+            self.compare, self.send = (
+                gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{name}")
+                for name, text in (("compare", "Compare with plain"), ("send", "Send to txt2img")))
         with gr.Column(elem_id=f"{TAB}_clip_frame"), gr.Column(elem_id=f"{TAB}_clip_box"):
             self.clip = gr.HTML(EMPTY, elem_id=f"{TAB}_clip")
         self.log = gr.HTML("", elem_id=f"{TAB}_log")
@@ -157,13 +178,13 @@ class _Results:
         """What the buttons do; ``read`` makes the wish of the values of ``components``."""
         task = gr.Textbox(visible=False)  # the page puts the id of the task there
         inputs = [task, self.shown, *components]
-        outputs = [self.clip, self.infotext, self.strip, self.shown, self.log]
+        outputs = [self.message, self.clip, self.infotext, self.strip, self.shown, self.log]
         for event, make in ((toprow.submit.click, clip_request.make), (toprow.prompt.submit, clip_request.make),
                             (self.compare.click, clip_request.compare)):
             def generate(id_task: str, shown: list[Shown], *values: Any, make: Any = make) -> list[Any]:
-                return show(make(read(*values)), shown)
+                return generated(lambda: make(read(*values)), shown)
 
-            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 4), inputs=inputs, outputs=outputs,
+            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 5), inputs=inputs, outputs=outputs,
                   _js=f"(...values) => ivMixedSubmit('{TAB}', values.slice(0, {len(inputs)}))", show_progress=False)
         self.strip.select(choose, inputs=[self.shown], outputs=[self.clip, self.infotext], show_progress="hidden",
                           queue=False)
@@ -175,6 +196,30 @@ class _Results:
 EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
 
 
+_messages = itertools.count()
+
+
+def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
+    """What the page shows after a generation: why there is no clip, and `show`.
+
+    Of what is refused the log has one line: the host would write down all that it was called with.
+    """
+    try:
+        made = make()
+    except Exception as error:
+        words = str(error).removeprefix("IV-mixed: ")
+        if isinstance(error, (OptionError, MotionError, TravelError, RefusedError)) or words != str(error):
+            log.warning(f"no clip: {words}")
+        else:
+            log.error("no clip", exc_info=error)
+            words = f"the WebUI stopped with {type(error).__name__} ({bounded(words)}); its log says more."
+        # no two are the same, so that the page sees each come
+        message = (f'<p role="alert" class="ivmixed-error ivmixed-message" data-message="{next(_messages)}">'
+                   f"No clip was made: {html.escape(words)}</p>")
+        return [message, *[gr.update()] * 4, ""]
+    return ["", *show(made, shown)]
+
+
 def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
     """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, what is to be said.
     """
@@ -182,22 +227,33 @@ def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
     for clip in made:
         if clip.file is not None:
             register_tmp_file(shared.demo, str(clip.file))
-    shown = [Shown(_figures(made), last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
-    pictures = [(entry.poster, entry.label) for entry in shown]
+    page = _figures(made)
+    try:
+        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
+    except OSError as error:
+        log.warning(f"the clip is not among the last ones: its poster cannot be written ({error})")
+    there = [entry for entry in shown if entry.poster.is_file()]
+    for entry in there:
+        register_tmp_file(shared.demo, str(entry.poster))
     said = "".join(dict.fromkeys(clip.comments for clip in made))
-    return [shown[0].page, last.infotext, gr.update(value=pictures, visible=True), shown,
-            plaintext_to_html(said, classname="comments")]
+    strip = gr.update(value=[(str(entry.poster), entry.label) for entry in there], visible=bool(there))
+    return [page, last.infotext, strip, there, plaintext_to_html(said, classname="comments")]
 
 
-def _poster(made: Sequence[Made]) -> Image.Image:
-    """The first frames, side by side."""
+def _poster(made: Sequence[Made]) -> Path:
+    """A file with the first frames, side by side. Raises OSError.
+
+    A picture that is in no file the host would put into its folder for temporary ones, which need not be there.
+    """
     pictures = [clip.poster.copy() for clip in made]
     for picture in pictures:
         picture.thumbnail(POSTER)
     poster = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
     for k, picture in enumerate(pictures):
         poster.paste(picture, (k * picture.width, 0))
-    return poster
+    file = scratch.folder() / "poster.png"
+    poster.save(file)
+    return file
 
 
 def choose(shown: list[Shown], event: gr.SelectData) -> list[str]:
@@ -208,7 +264,8 @@ def choose(shown: list[Shown], event: gr.SelectData) -> list[str]:
 
 def _figures(made: Sequence[Made]) -> str:
     figures = "".join(_figure(clip) for clip in made)
-    return f'<div class="ivmixed-clips">{figures}</div>{_table(made)}{plaintext_to_html(made[-1].infotext)}'
+    return (f'<div class="ivmixed-clips">{figures}</div>{_table(made)}<details><summary>Generation parameters</summary>'
+            f"{plaintext_to_html(made[-1].infotext)}</details>")
 
 
 def _figure(clip: Made) -> str:

@@ -17,9 +17,9 @@ class Tab:
     WAIT = 60_000
     """Milliseconds."""
 
-    def __init__(self, browser, url, theme="light", width=900):
+    def __init__(self, browser, url, theme="light", width=900, height=1400):
         self.errors = []
-        self.page = browser.new_page(viewport={"width": width, "height": 1400})
+        self.page = browser.new_page(viewport={"width": width, "height": height})
         self.page.set_default_timeout(self.WAIT)
         # fonts and scripts of other servers are no part of the page
         self.page.route(lambda address: not address.startswith(url), lambda route: route.abort())

@@ -17,9 +17,11 @@ class ClipTab(Tab):
     SIZE = 32
     """Of its clips, in pixels."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, untouched=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.page.locator("#tabs button", has_text="txt2vid").first.click()
+        if untouched:
+            return
         self.page.locator(f"{OWN}prompt textarea").fill("a kite over a beach")
         for name, value in self.SETTINGS:
             self.set(OWN + name, value)
@@ -37,7 +39,22 @@ class ClipTab(Tab):
             arg=[OWN, clips, self.SIZE])
         self.page.wait_for_selector(".progressDiv", state="detached")
 
+    def unfold(self):
+        """Opens what is folded at first: the sampler's settings."""
+        self.find("basic").locator("> .label-wrap").click()
+        self.find("gamma_go_start").locator("input[type=number]").wait_for(state="visible")
+
+    def in_view(self, selector):
+        """How much of an element's height the window shows, once nothing scrolls any more."""
+        element = self.page.locator(selector).first
+        place = None
+        while place != (place := element.bounding_box()):
+            self.page.wait_for_timeout(300)
+        shown = min(place["y"] + place["height"], self.page.viewport_size["height"]) - max(place["y"], 0)
+        return shown / place["height"]
+
     def text(self, name):
+        self.page.evaluate("document.querySelectorAll('details').forEach((folded) => folded.open = true)")
         return self.page.locator(OWN + name).first.inner_text()  # gradio 3 gives the id twice
 
 
@@ -93,6 +110,7 @@ def test_a_preset_is_the_clips(tab):
 
 
 def test_settings_go_to_txt2img(tab):
+    tab.unfold()
     tab.set(tab.PREFIX + "gamma_go_start", 6)
     tab.recognises("custom")
     tab.press("generate")
@@ -105,6 +123,7 @@ def test_settings_go_to_txt2img(tab):
 
 
 def test_the_other_panels_learn_of_a_new_preset(tab):
+    tab.unfold()
     tab.set(tab.PREFIX + "gamma_go_start", 5.5)
     tab.recognises("custom")
     tab.find("own_presets").locator("> .label-wrap").click()
@@ -124,13 +143,51 @@ def test_the_other_panels_learn_of_a_new_preset(tab):
         "id => document.querySelector(id + 'preset input').value === 'custom'", arg=txt2img)
 
 
-def test_what_is_refused_is_said_under_the_clip(tab):
-    tab.set(tab.PREFIX + "interval_start", 60)
-    tab.set(tab.PREFIX + "interval_end", 20)
-    tab.says("picture", "is not allowed")
-    tab.page.locator(f"{OWN}generate").click()
-    tab.page.wait_for_selector(f"{OWN}log .error")
-    assert "interval = (60, 20) is not allowed" in tab.text("log")
+@pytest.mark.parametrize("width", [400, 1300])
+def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
+    with ClipTab(browser, url, width=width, height=800) as tab:
+        tab.press("generate")
+        tab.unfold()
+        tab.set(tab.PREFIX + "interval_start", 60)
+        tab.set(tab.PREFIX + "interval_end", 20)
+        tab.says("picture", "is not allowed")
+        message = f"{OWN}message [role=alert]"
+        for _ in range(2):  # the second time the same is said again
+            tab.page.locator(f"{OWN}generate").click()
+            tab.page.wait_for_selector(message)
+            tab.page.wait_for_selector(".progressDiv", state="detached")
+        assert tab.text("message").startswith("No clip was made: interval = (60, 20) is not allowed")
+        assert tab.in_view(message) == 1 and tab.page.locator(f"{OWN}clip figure").count() == 1
+        assert colour(tab, message, "color") != colour(tab, f"{OWN}clip figcaption", "color")
+        tab.set(tab.PREFIX + "interval_end", 80)
+        tab.press("generate")
+        assert tab.page.locator(message).count() == 0
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_first_click_makes_a_clip_that_is_in_view(browser, url, width):
+    """The page as it is opened: nothing is chosen, nothing is written."""
+    with ClipTab(browser, url, width=width, height=900, untouched=True) as tab:
+        assert tab.page.evaluate("document.documentElement.scrollHeight") < (2000 if width > 1000 else 3000)
+        tab.page.locator(f"{OWN}generate").click()
+        tab.page.wait_for_selector(f"{OWN}clip figure img")
+        tab.page.wait_for_selector(".progressDiv", state="detached")
+        assert tab.in_view(f"{OWN}clip figure img") == 1
+
+
+def test_the_sliders_of_a_pair_line_up(tab):
+    tab.unfold()
+    start, end = (tab.find(f"gamma_go_{end}").locator("input[type=range]").bounding_box() for end in ("start", "end"))
+    assert start["y"] == end["y"] and start["x"] < end["x"]
+
+
+def test_a_preset_with_another_cfg_scale_says_so_and_sets_it(tab):
+    tab.set(OWN + "cfg_scale", 6)
+    tab.says("picture", "CFG scale is 6 on this page, 7.5 in the preset")
+    tab.choose(tab.PREFIX + "preset", "plain")
+    tab.says("picture", PRESETS["plain"].help)
+    tab.choose(tab.PREFIX + "preset", "paper")
+    tab.page.wait_for_function(f"() => document.querySelector('{OWN}cfg_scale input[type=number]').value === '7.5'")
 
 
 @pytest.mark.parametrize("width", [400, 1300])

@@ -4,6 +4,9 @@ import html
 import gradio as gr
 
 
+refresh_symbol = "\N{CLOCKWISE RIGHTWARDS AND LEFTWARDS OPEN CIRCLE ARROWS}"
+
+
 def plaintext_to_html(text, classname=None):
     attribute = f" class='{classname}'" if classname else ""
     return f"<p{attribute}>{'<br>'.join(html.escape(line) for line in text.split(chr(10)))}</p>"

@@ -8,6 +8,16 @@ with suppress(ImportError):  # Forge main has it
     from modules import gradio_extensions  # noqa: F401
 
 
+class ToolButton(gr.Button):
+    """A small button with a symbol."""
+
+    def __init__(self, value="", *args, elem_classes=(), **kwargs):
+        super().__init__(value, *args, elem_classes=["tool", *elem_classes], **kwargs)
+
+    def get_block_name(self):
+        return "button"
+
+
 def InputAccordion(value, *, label, elem_id):
     return InputAccordionImpl(value, setup=True, label=label, elem_id=elem_id)
 

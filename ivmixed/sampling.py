@@ -95,13 +95,13 @@ def sample_iv_mixed(
     it. ``on_step_end``: after an outer step, with its
     ordinary move and the new latent (float32 at least); returns the latent to go on with. ``disable``: no progress bar;
     it counts evaluations.
-    ``options`` or ``plan``: what to run; tables for matching noise levels are the models' ``schedule`` (a `Schedule`) or
-    are made of their ``sigmas``, where they have one of the two.
+    ``options`` or ``plan``: what to run; tables for matching noise levels are the models' ``schedule``, a `Schedule`,
+    or are made of their ``sigmas``, where they have one of the two.
     ``noise_sampler(sigma_from, sigma_to)``: noise like ``x``, of variance 1, for moves that add fresh
     noise; torch's default generator where not given. ``step_noise_sampler``: the same for the ordinary step of the
     solvers euler_ancestral, dpmpp_2m_sde and lcm, such as k-diffusion's Brownian tree, which gives the same noise for
-    the same two levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction asks
-    its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
+    the same two levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction
+    asks its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
 
     Returns the latent at sigmas[-1], shape and dtype of ``x``. Raises OptionError and ValueError before the first
     evaluation, NonFiniteError as soon as a non-finite latent is seen.

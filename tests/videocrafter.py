@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,22 @@ def unet_shapes(model_channels: int, channel_mult: Any, num_head_channels: int, 
     return {NETWORK + name: shape for name, shape in shapes.items()}
 
 
-def random(shapes: dict[str, tuple[int, ...]], seed: int, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+def text_shapes(width: int, layers: int = 24, words: int = 49408, positions: int = 77) -> dict[str, tuple[int, ...]]:
+    """OpenCLIP's text encoder."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (positions, width), "text_projection": (width, width), "logit_scale": (),
+        "token_embedding.weight": (words, width)}
+    for number in range(layers):
+        layer = f"transformer.resblocks.{number}"
+        shapes |= norm(f"{layer}.ln_1", width) | {f"{layer}.attn.in_proj_weight": (3 * width, width),
+                                                  f"{layer}.attn.in_proj_bias": (3 * width,)}
+        shapes |= dense(f"{layer}.attn.out_proj", width, width) | norm(f"{layer}.ln_2", width)
+        shapes |= dense(f"{layer}.mlp.c_fc", 4 * width, width) | dense(f"{layer}.mlp.c_proj", width, 4 * width)
+    return {f"cond_stage_model.model.{name}": shape for name, shape in (shapes | norm("ln_final", width)).items()}
+
+
+def random(shapes: dict[str, tuple[int, ...]], seed: int,
+           dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
     """The weights of the recordings: tensor by tensor in the order of ``shapes``."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -128,23 +142,29 @@ class Recorded:
                 differences[name] = (eps - expected).abs().max().item()
         return differences
 
-    def ddim(self, schedule: Schedule) -> tuple[dict[str, float], torch.Tensor]:
+    def ddim(self, table: Schedule, first: int = 0, end: int | None = None) -> tuple[dict[str, float], torch.Tensor]:
         """The original DDIM loop by our sampler, on a noise table: the largest differences of the network's inputs and
-        of the result, and the result, (frames, channels, height, width)."""
-        table, timesteps = schedule, self.about["ddim_timesteps"]
+        of the result, and the result, (frames, channels, height, width). ``first``, ``end``: steps to begin at and to
+        stop before."""
+        timesteps = [*self.about["ddim_timesteps"], 0][first:None if end is None else end + 1]
         denoiser = Denoiser(self.unet, table, "epsilon", *self.words(), told={"fps": self.about["fps"]})
         inputs: list[torch.Tensor] = []
-        self.unet.conv_in.register_forward_pre_hook(lambda layer, given: inputs.append(given[0]))
-        sigmas = [table.timestep_to_sigma(timestep) for timestep in (*timesteps, 0)]
-        x = self.tensors["ddim.00.input"][0].transpose(0, 1)
+        hook = self.unet.conv_in.register_forward_pre_hook(lambda layer, given: inputs.append(given[0]))
+        sigmas = [table.timestep_to_sigma(timestep) for timestep in timesteps]
+        x = self.tensors[f"ddim.{first:02}.input"][0].transpose(0, 1)
         plan = make_plan(Options(interval=(0, 0)), sigmas, table)
         x = sample_iv_mixed(denoiser, x * table.input_norm(sigmas[0]), torch.tensor(sigmas, dtype=torch.float64),
                             {"cond_scale": self.about["cfg"]}, plan=plan, disable=True,
                             on_move=lambda move: denoiser.expect(move, plan)) / table.input_norm(sigmas[-1])
-        differences = {}
-        for number, seen in enumerate(inputs):
-            name = f"ddim.{number:02}.input"
-            expected = self.tensors[name][0].transpose(0, 1)
-            differences[name] = (seen[:len(expected)] - expected).abs().max().item()
-        differences["ddim.final"] = (x - self.tensors["ddim.final"][0].transpose(0, 1)).abs().max().item()
-        return differences, x
+        hook.remove()
+        assert len(inputs) == len(timesteps) - 1
+        last = "ddim.final" if end is None else f"ddim.{end:02}.input"
+        seen = {f"ddim.{first + k:02}.input": given[:len(x)] for k, given in enumerate(inputs)} | {last: x}
+        return {name: self.difference(name, latent) for name, latent in seen.items()}, x
+
+    def difference(self, name: str, latent: torch.Tensor) -> float:
+        """The largest difference of a latent from the recorded one, in units of that one's deviation where it is above
+        1: with a CFG scale of 12 the rounding of float32 alone is 1.8e-4 in the recorded run, whose last latent has a
+        deviation of 9.5."""
+        expected = self.tensors[name][0].transpose(0, 1)
+        return ((latent - expected).abs().max() / expected.std().clamp(min=1)).item()

@@ -64,9 +64,9 @@ class IVMixedPipeline:
     device and in the precision it shall run in; its LoRAs, its memory switches (``enable_vae_slicing()``,
     ``enable_model_cpu_offload()``) and its scheduler's noise table are used (VideoCrafter2's own table is no
     scheduler's). ``image``: a StableDiffusionPipeline of the same latent space; without it the image model is
-    AnimateDiff's UNet without its motion modules, which takes no memory. ``image_table``: the noise table that the image
-    model was trained on, where it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table.
-    Raises ValueError where a pipeline other than AnimateDiff's comes without an image pipeline.
+    AnimateDiff's UNet without its motion modules, which takes no memory. ``image_table``: the noise table that the
+    image model was trained on, where it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear
+    table. Raises ValueError where a pipeline other than AnimateDiff's comes without an image pipeline.
     """
 
     def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,

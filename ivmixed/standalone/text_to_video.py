@@ -10,8 +10,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 class TextToVideoPipeline(DiffusionPipeline):
     """What `IVMixedPipeline` asks of a video pipeline: words to embeddings, memory switches, and files.
 
-    It has no call of its own. The parts are those of diffusers' deprecated ``TextToVideoSDPipeline``, so folders of that
-    one load as this::
+    It has no call of its own. The parts are those of diffusers' deprecated ``TextToVideoSDPipeline``, so folders of
+    that one load as this::
 
         video = TextToVideoPipeline.from_pretrained("modelscope/", torch_dtype=torch.float16)
     """

@@ -1,16 +1,18 @@
 """VideoCrafter2 as its file has it: names and shapes in the order of the original network, random weights, recordings.
 
-``python -m tests.videocrafter FOLDER`` writes a random ``model.ckpt`` of full size (float16) into a folder.
+``python -m tests.videocrafter FOLDER`` writes random files of full size in float16, 7 GB: VideoCrafter2's ``model.ckpt``
+and a Stable Diffusion 1.5 as ``sd15.safetensors``.
 """
 from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ivmixed import Options, Schedule, make_plan, sample_iv_mixed
 from ivmixed.standalone.models import Denoiser
@@ -168,3 +170,21 @@ class Recorded:
         deviation of 9.5."""
         expected = self.tensors[name][0].transpose(0, 1)
         return ((latent - expected).abs().max() / expected.std().clamp(min=1)).item()
+
+
+def checkpoint_shapes(about: dict[str, Any], vae: tuple[int, ...], layers: int = 24) -> dict[str, tuple[int, ...]]:
+    """What a ``model.ckpt`` holds: network, VAE and text encoder. ``vae``: the channels of the VAE's levels."""
+    from .test_loading import vae_shapes
+
+    return unet_shapes(**about) | vae_shapes(vae) | text_shapes(about["context_dim"], layers)
+
+
+if __name__ == "__main__":
+    from .test_loading import FULL as STABLE_DIFFUSION
+    from .test_loading import checkpoint_shapes as stable_diffusion_shapes
+
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = random(checkpoint_shapes(FULL, STABLE_DIFFUSION["vae"]), seed=0)
+    torch.save({"state_dict": tensors, "global_step": 0}, folder / "model.ckpt")
+    save_file(random(stable_diffusion_shapes(**STABLE_DIFFUSION), seed=1), folder / "sd15.safetensors")

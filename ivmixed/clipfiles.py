@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from .untrusted import Refusal
+
 Frames = NDArray[np.uint8]
 
 FASTEST = {".gif": 50.0, ".mp4": 240.0, ".webm": 240.0, ".webp": 240.0, ".png": 240.0}
@@ -26,7 +28,7 @@ ASCII, UNICODE = b"ASCII\0\0\0", b"UNICODE\0"
 """How a user comment says its encoding, table 9."""
 
 
-class MediaError(ValueError):
+class MediaError(Refusal):
     """A file cannot be written or read. The message is one line for whoever makes the clip."""
 
     def __init__(self, problem: str):

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SMALLEST = 16
+"""Pixels that a side has at least."""
+
 Clip = NDArray[Any]
 Floats = NDArray[np.float64]
 
@@ -101,9 +104,9 @@ def frame_features(clip: Clip) -> Floats:
 
 
 def _at_least(clip: Clip, frames: int) -> Clip:
-    if clip.ndim != 4 or clip.shape[3] != 3 or len(clip) < frames or min(clip.shape[1:3]) < 16:
+    if clip.ndim != 4 or clip.shape[3] != 3 or len(clip) < frames or min(clip.shape[1:3]) < SMALLEST:
         raise ValueError(f"clip of shape {clip.shape}; needed: (frames, height, width, 3), frames at least {frames}, "
-                         f"height and width at least 16")
+                         f"height and width at least {SMALLEST}")
     return clip
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from .untrusted import Refusal
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -35,7 +37,7 @@ Curve = tuple[Pair, ...]
 """(percent of the steps, value), percents ascending: straight lines between, constant beyond the first and the last."""
 
 
-class OptionError(ValueError):
+class OptionError(Refusal):
     """A value was refused. ``field`` is the option, ``value`` what was given, ``allowed`` what may be given."""
 
     def __init__(self, field: str, value: Any, allowed: str, problem: str = "is not allowed"):

@@ -14,8 +14,13 @@ import bisect
 import math
 from collections.abc import Iterable
 
-TERMINAL_ABAR = 2.0**-24
-"""What stands for an abar of 0, as in diffusers: sigma 4096, where a latent is noise to the last digit of a float32."""
+TERMINAL_ABAR = 4.8973451890853435e-08
+"""What stands for an abar of 0, as in AUTOMATIC1111, Forge and ComfyUI: sigma 4519, where a latent is noise to the last
+digit of a float32."""
+
+VIDEOCRAFTER2_SCALE = tuple(1 - 0.3 * min(t / 399, 1) for t in range(1000))
+"""What VideoCrafter2's clips were scaled by, by timestep. Source: AILab-CVC/VideoCrafter, ``use_scale`` and ``scale_b``
+in ``configs/inference_t2v_512_v2.0.yaml``, ``scale_arr`` in ``lvdm/models/ddpm3d.py``."""
 
 
 def abar_to_sigma(abar: float) -> float:
@@ -88,18 +93,20 @@ class Schedule:
 
     @classmethod
     def videocrafter2(cls) -> Schedule:
-        """VideoCrafter2's table: Stable Diffusion's betas, and clips scaled by 1 at timestep 0 to 0.7 from 399 on.
-
-        Source: AILab-CVC/VideoCrafter, ``use_scale`` and ``scale_b`` in ``configs/inference_t2v_512_v2.0.yaml``,
-        ``scale_arr`` in ``lvdm/models/ddpm3d.py``.
-        """
-        plain = cls.scaled_linear()
-        return cls((sigma_to_abar(sigma) for sigma in plain.sigmas), (1 - 0.3 * min(t / 399, 1) for t in range(1000)))
+        """VideoCrafter2's table: Stable Diffusion's betas, and clips scaled by `VIDEOCRAFTER2_SCALE`."""
+        return cls(cls.scaled_linear().abars, VIDEOCRAFTER2_SCALE)
 
     @property
     def unscaled(self) -> Schedule:
         """The same table without its input scale; itself where it has none."""
         return self._unscaled or self
+
+    def with_zero_snr(self) -> Schedule:
+        """The table shifted and scaled so that it begins where it did and ends in pure noise (sigma that of
+        `TERMINAL_ABAR`): zero terminal SNR, Lin et al., arXiv 2305.08891, algorithm 1. Without an input scale."""
+        roots = [math.sqrt(abar) for abar in self.abars]
+        first, last = roots[0], roots[-1]
+        return Schedule(((root - last) * first / (first - last)) ** 2 for root in roots)
 
     def _set(self, sigmas: Iterable[float]) -> None:
         self.sigmas = tuple(sigmas)
@@ -111,6 +118,11 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.sigmas)
+
+    @property
+    def abars(self) -> tuple[float, ...]:
+        """The abar of every timestep, descending. An input scale is not in it."""
+        return tuple(sigma_to_abar(sigma) for sigma in self.unscaled.sigmas)
 
     @property
     def sigma_min(self) -> float:

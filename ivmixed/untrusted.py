@@ -3,7 +3,8 @@
     parse('{"a": [1, 2.5]}')         # {"a": [1, 2.5]}
     parse('{"a": NaN}')              # JsonError: holds NaN, which is no number
 
-What comes out is bounded in size and depth, finite, and can be written as UTF-8. What it means is for the caller to check.
+What comes out is bounded in size and depth, finite, and can be written as UTF-8. What it means is for the caller to
+check.
 """
 from __future__ import annotations
 
@@ -19,6 +20,10 @@ MAX_WHOLE = 1 << 64
 """Whole numbers lie between minus this and this: every seed fits."""
 SHOWN = 200
 """Characters of a stranger's value that a message repeats."""
+
+
+class Refusal(ValueError):
+    """What somebody gave cannot be used. The message is one line for them: what is wrong, where, and what to do."""
 
 
 class JsonError(ValueError):

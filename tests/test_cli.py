@@ -2,14 +2,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from ivmixed.options import OPTIONS
-from ivmixed.standalone import Settings
+from ivmixed.standalone import Settings, txt2vid
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.cli import build_parser, main, settings_of
 from ivmixed.standalone.media import read_clip, read_settings, write_clip
@@ -54,8 +60,9 @@ def test_from_repeats_the_clip_and_flags_beside_it_win(capsys, tmp_path, video):
     assert report["settings"]["seed"] is not None and report["settings"]["precision"] == "fp32"
     assert report["clips"]["IV-mixed"]["evaluations"] == 9 and "first-0001.png" in report["files"][0]
     assert Settings.from_dict(read_settings(first)).options.gamma_go == (3, 2)
-    assert run(capsys, "--from", first, "--out", again, "--device", "cpu", "--quiet")[0] == 0
-    assert run(capsys, "--from", first, "--out", other, "--seed", 7, "--device", "cpu", "--quiet")[0] == 0
+    assert run(capsys, "--from", first, "--trust-paths", "--out", again, "--device", "cpu", "--quiet")[0] == 0
+    assert run(capsys, "--from", first, "--checkpoint", video, "--out", other, "--seed", 7, "--device", "cpu",
+               "--quiet")[0] == 0
     assert (read_clip(first)[0] == read_clip(again)[0]).all()
     assert (read_clip(first)[0] != read_clip(other)[0]).any()
     assert read_settings(other) == {**read_settings(first), "seed": 7}
@@ -177,6 +184,21 @@ def test_modelscope_with_resizing(capsys, tmp_path, modelscope, image):
     (["--out", "clip.avi"], "clip.avi"),
     (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
     (["--motion-module", "nothing.ckpt"], "nothing.ckpt"),
+    (["--lora", "nothing.safetensors:0.5"], "nothing.safetensors does not exist"),
+    (["--prediction", "x0"], "--prediction"),
+    (["--image-zero-snr", "on"], "nothing without image_checkpoint"),
+    (["--device", "cpu:abc"], "device = 'cpu:abc'"),
+    (["--device", "cuda:99"], "device = 'cuda:99'"),
+    (["--device", "cpu:" + "9" * 500], "device = "),
+    (["--checkpoint", "~no-such-user/x"], "checkpoint = '~no-such-user/x'"),
+    (["--cfg", "nan"], "cfg = 'nan'"),
+    (["--frames", "9" * 5000], "frames = "),
+    (["--steps", "1e400"], "steps = '1e400'"),
+    (["--prompt", "a kite <lora:x:1>"], "--lora FILE:WEIGHT"),
+    (["--prompt", "0: a seed, 8: a tree"], "prompt travel"),
+    (["--negative-prompt", "(bad:1e9) [a|b]"], "prompt editing"),
+    (["--prompt", "a \udcff kite"], "no UTF-8"),
+    (["--out", "\ud800.gif"], "no UTF-8"),
     (["--image-lora", "nothing.safetensors:0.5"], "image_checkpoint = None is missing"),
     (["--from", "nothing.mp4"], "nothing.mp4"),
     (["--device", "warp"], "device = 'warp'"),
@@ -196,7 +218,8 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frames_beyond_the_motion_modules_positions(capsys, tmp_path, video):
+def test_frames_beyond_the_motion_modules_positions_are_refused_before_loading(capsys, tmp_path, video, monkeypatch):
+    monkeypatch.setattr(txt2vid, "load", None)
     code, _, error = run(capsys, *make(video, "--frames", 17, "--out", tmp_path / "clip.gif"))
     assert code == 2 and "frames = 17" in error and "16" in error
 
@@ -238,3 +261,123 @@ def test_demo_refuses_a_file_in_place_of_its_folder(capsys, tmp_path):
     (tmp_path / "demo").write_text("")
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
     assert "demo" in capsys.readouterr().err and (tmp_path / "demo").read_text() == ""
+
+
+# --- what a clip brings
+
+def test_model_files_that_a_clip_names_are_listed_and_not_opened(capsys, tmp_path, monkeypatch):
+    clip = tmp_path / "clip.png"
+    named = Settings(prompt="x", checkpoint="/their/model.ckpt", motion_module="/their/motion.ckpt",
+                     vae="/their/vae.pt", lora="/their/lora.pt:0.5", image_lora=["/their/style.pt"]).to_dict()
+    write_clip(clip, np.zeros((2, 16, 16, 3), np.uint8), 8, named)
+    monkeypatch.setattr(txt2vid, "check", None)
+    out = ["--out", tmp_path / "new.gif", "--device", "cpu"]
+    code, _, error = run(capsys, "--from", clip, *out)
+    assert code == 2 and error.count("\n") == 1 and "--trust-paths" in error
+    for name in ("model.ckpt", "motion.ckpt", "vae.pt", "--lora /their/lora.pt:0.5", "style.pt:1"):
+        assert name in error
+    own = ["--checkpoint", "a", "--motion-module", "b", "--vae", "c", "--lora", "d"]
+    code, _, error = run(capsys, "--from", clip, *own, *out)
+    assert code == 2 and "style.pt" in error and "model.ckpt" not in error
+
+    def parsed(*args):
+        return settings_of(build_parser().parse_args(["txt2vid", "--from", str(clip), *args]))
+
+    assert parsed(*own, "--image-lora", "e").image_lora[0][0].endswith("/e")
+    assert parsed("--trust-paths").checkpoint == "/their/model.ckpt"
+
+
+# --- the video model's LoRA
+
+def test_a_lora_is_for_both_models_of_a_checkpoint(capsys, tmp_path, image):
+    tiny.adapter().save_pretrained(tmp_path / "motion")
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+    generator = torch.Generator().manual_seed(0)
+    lora = tmp_path / "style.safetensors"
+    save_file({f"{layer}.lora_down.weight": torch.randn(2, 16, generator=generator),
+               f"{layer}.lora_up.weight": torch.randn(8, 2, generator=generator)}, lora)
+
+    def pipe(**values):
+        wanted = Settings(checkpoint=image, motion_module=tmp_path / "motion", prompt="x", precision="fp32", **values)
+        txt2vid.check(wanted)
+        return txt2vid.load(wanted, torch.device("cpu"))
+
+    def weights(pipeline):
+        return pipeline.unet.get_parameter("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight")
+
+    plain, fused = pipe(), pipe(lora=[(lora, 0.5)])
+    both = pipe(lora=[(lora, 0.5)], image_lora=[(lora, 1)])
+    assert fused.image is None
+    change = weights(fused.video) - weights(plain.video)
+    product = load_file(lora)[f"{layer}.lora_up.weight"] @ load_file(lora)[f"{layer}.lora_down.weight"]
+    torch.testing.assert_close(change, 0.5 * product)
+    torch.testing.assert_close(weights(both.video), weights(fused.video))
+    torch.testing.assert_close(weights(both.image) - weights(plain.video), 1.5 * product)
+
+
+# --- what was taken of a checkpoint is said
+
+def test_prediction_and_zero_snr_are_said_and_change_the_clip(capsys, tmp_path, video):
+    frames = []
+    for name, more in (("plain", []), ("v", ["--prediction", "v_prediction", "--zero-snr", "on"])):
+        path = tmp_path / f"{name}.png"
+        code, out, error = run(capsys, *make(video, "--seed", 3, "--json", "--out", path, *more))
+        assert code == 0
+        models = json.loads(out)["models"]
+        assert models["video"]["prediction"] == ("v_prediction" if more else "epsilon")
+        assert ("video model: v_prediction, zero terminal SNR" in error) == bool(more)
+        assert Settings.from_dict(read_settings(path)).zero_snr == (True if more else None)
+        frames.append(read_clip(path)[0])
+    assert models["video"]["sigma_max"] == models["image"]["sigma_max"] == pytest.approx(4518.76, rel=1e-4)
+    assert models["video"]["said_by"] == ["your settings"] and (frames[0] != frames[1]).any()
+
+
+def test_clips_too_small_to_be_measured_are_made(capsys, tmp_path, video):
+    code, out, _ = run(capsys, *make(video, "--size", "8x8", "--json", "--out", tmp_path / "small.png"))
+    assert code == 0 and set(json.loads(out)["clips"]["IV-mixed"]) == {"evaluations", "seconds"}
+
+
+# --- pipes, Ctrl-C, and anything at all
+
+def started(*args, **more):
+    return subprocess.Popen([sys.executable, "-m", "ivmixed.standalone.cli", "txt2vid", *args], stderr=subprocess.PIPE,
+                            text=True, **more)
+
+
+def test_a_closed_pipe_is_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = started("--plan", "--json", stdout=writing)
+    os.close(writing)
+    assert process.communicate()[1] == "" and process.returncode == 1
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    process = started("--prompt", "a red circle turns", "--out", str(tmp_path / "x.gif"), stdout=subprocess.PIPE,
+                      env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"})
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and error == "ivmixed: stopped; nothing was written\n"
+
+
+WORDS = st.one_of(
+    st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(
+        ["nan", "inf", "1e400", "9" * 400, "-1", "", "\0", "~no-such-user/x", "1x1", "8x9999999999", "x:nan",
+         "\ud800", "[]"]))
+FLAGS = st.sampled_from([*FIELDS, "preset", "gamma_go", "interval", "form", "z_percent", "rho"])
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(FLAGS, WORDS), min_size=1, max_size=3))
+def test_any_value_of_any_flag_is_taken_or_refused_in_a_line(pairs):
+    import contextlib
+    import io
+
+    line = [f"--{name.replace('_', '-')}={value}" for name, value in pairs]
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        code = main(["txt2vid", "--plan", "--json", *line])
+    assert code in (0, 2) and (error.getvalue().count("\n") == 1) == (code == 2)
+    assert len(error.getvalue()) < 1500

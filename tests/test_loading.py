@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ivmixed.standalone import loading  # noqa: E402
 from ivmixed.standalone.loading import LoadError, check, load_image, load_video  # noqa: E402
+from ivmixed.standalone.text_to_video import TextToVideoPipeline  # noqa: E402
 
 from .layouts import attention_block, dense, motion_shapes, norm, random, saved, sinusoids, sparse  # noqa: E402
 
@@ -282,6 +283,45 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(lost, weights, config, tmp_
     assert str(path) in refusal(load_image, path, config=config)
 
 
+BLOCK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0."
+
+
+@pytest.mark.parametrize("name, words", [
+    ("model.diffusion_model.time_embed.cond_proj.weight", "distilled LCM"), (BLOCK + "fuser.linear.weight", "GLIGEN"),
+    (BLOCK + "attn2.to_k_ip.weight", "IP-Adapter"), ("position_net.linears.0.weight", "GLIGEN"),
+    ("model.diffusion_model.input_blocks.1.2.temporal_transformer.proj_in.weight", "layers over time"),
+    ("model.diffusion_model.label_emb.0.0.weight", "label_emb"), ("first_stage_model.decoder.extra.weight", "extra"),
+    ("cond_stage_model.transformer.text_model.encoder.extra.weight", "extra"), ("other.weight", "other.weight")])
+def test_what_is_left_over_in_a_checkpoint_is_named_before_anything_is_loaded(name, words, shelf):
+    path = sparse(shelf / "more.safetensors", checkpoint_shapes(**FULL) | {name: (4, 4)})
+    line = refusal(check, path, shelf / "v3.safetensors")
+    assert "would stay unused" in line and words in line
+
+
+@pytest.mark.parametrize("lost, part", [
+    ("model.diffusion_model.output_blocks.2.1.conv.bias", "unet"),
+    ("model.diffusion_model.input_blocks.3.0.op.bias", "unet"),
+    ("first_stage_model.decoder.up.1.upsample.conv.bias", "vae"),
+    ("first_stage_model.encoder.mid.attn_1.q.weight", "vae"),
+    ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_encoder")])
+def test_what_a_checkpoint_lacks_is_seen_before_anything_is_loaded(lost, part, shelf):
+    shapes = checkpoint_shapes(**FULL)
+    del shapes[lost]
+    line = refusal(check, sparse(shelf / "less.safetensors", shapes), shelf / "v3.safetensors")
+    assert "lacks" in line and part in line
+
+
+def test_what_is_known_to_be_harmless_is_taken(shelf):
+    harmless = dict.fromkeys((
+        "betas", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "logvar",
+        "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "lvlb_weights",
+        "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
+        "model_ema.num_updates", "model_ema.diffusion_modeltime_embed0weight", "first_stage_model.loss.logvar",
+        "cond_stage_model.logit_scale", "cond_stage_model.transformer.visual_projection.weight", "v_pred", "ztsnr",
+        "safety_checker.concept_embeds", "scale_factor"), (2,))
+    check(sparse(shelf / "harmless.safetensors", checkpoint_shapes(**FULL) | harmless), shelf / "v3.safetensors")
+
+
 def test_the_shipped_configurations_make_the_full_size_model():
     expected = checkpoint_shapes(**FULL)
     with torch.device("meta"):
@@ -301,7 +341,7 @@ def test_the_shipped_configurations_make_the_full_size_model():
     ("mm_sd_v15_v2.safetensors", 32, True, "", {}),
     ("v3_sd15_mm.ckpt", 32, False, "", {"animatediff_config": {"use_motion_module": True}}),
     ("long.safetensors", 48, False, "module.", {}),
-    ("AnimateLCM.safetensors", None, True, "", {}),
+    ("AnimateLCM.safetensors", None, True, "", {}),  # whose table of 64 positions its file leaves out
 ])
 def test_every_weight_of_a_motion_module_arrives(
         name, positions, middle, prefix, wrapped, checkpoint, config, tmp_path):
@@ -311,10 +351,10 @@ def test_every_weight_of_a_motion_module_arrives(
     unet = load_video(checkpoint, path, config=config).unet
     loaded = {key: tensor for key, tensor in unet.state_dict().items() if "motion_modules." in key}
     assert content(loaded, [".pe"]) == content(module, [".pe"])
-    assert unet.config.motion_max_seq_length == (positions or 32)
+    assert unet.config.motion_max_seq_length == (positions or 64)
     for key, tensor in loaded.items():
         if key.endswith(".pe"):
-            torch.testing.assert_close(tensor, sinusoids(positions or 32, tensor.shape[2]), rtol=0, atol=1e-5)
+            torch.testing.assert_close(tensor, sinusoids(positions or 64, tensor.shape[2]), rtol=0, atol=1e-5)
     theirs = "up_blocks.1.motion_modules.2.temporal_transformer.transformer_blocks.0."
     ours = theirs.replace("temporal_transformer.", "")
     for new, old in (("attn1.to_q.weight", "attention_blocks.0.to_q.weight"), ("norm2.bias", "norms.1.bias"),
@@ -385,11 +425,10 @@ def test_modelscope_loads_from_a_folder_and_takes_no_motion_module(folders, moti
         block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), cross_attention_dim=32, attention_head_dim=8,
         layers_per_block=1, norm_num_groups=32)
-    diffusers.TextToVideoSDPipeline(video.vae, video.text_encoder, video.tokenizer, unet, video.scheduler,
-                                    ).save_pretrained(tmp_path)
+    TextToVideoPipeline(video.vae, video.text_encoder, video.tokenizer, unet, video.scheduler).save_pretrained(tmp_path)
     check(tmp_path, image_checkpoint=folders / "image", config=config)
     pipe = load_video(tmp_path, config=config)
-    assert type(pipe) is diffusers.TextToVideoSDPipeline
+    assert type(pipe) is TextToVideoPipeline
     assert content(pipe.unet.state_dict()) == content(unet.state_dict())
     assert "motion_module = " in refusal(check, tmp_path, motion, config=config)
     assert "image_checkpoint = None is missing" in refusal(check, tmp_path, image_lora=[("x", 1)], config=config)

@@ -50,13 +50,28 @@ def test_paths_are_kept_absolute_and_the_box_by_name(monkeypatch, tmp_path):
     ("fps", 0), ("seed", -1), ("seed", "abc"), ("precision", "fp8"), ("loop", "other"),
     ("image_lora", "x.pt:11"), ("image_lora", 5), ("checkpoint", ""), ("prompt", 5),
     ("solver", "heun"),
-    ("checkpoint", None), ("image_chunk", 0),
+    ("checkpoint", None), ("image_chunk", 0), ("checkpoint", "a\0b"), ("vae", "~no-such-user/x"), ("zero_snr", 1),
+    ("zero_snr", "yes"), ("prediction", "x0"), ("lora", [{"a": 1}]), ("lora", [["a"]]), ("lora", [None]), ("lora", {}),
 ])
 def test_wrong_values_are_refused_by_name(field, value):
     with pytest.raises(OptionError) as refusal:
         Settings(**{field: value})
     assert refusal.value.field == field and refusal.value.allowed == FIELDS[field].allowed
     assert repr(value) in str(refusal.value)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("prompt", "\ud800"), ("prompt", "a" * 20_001), ("checkpoint", "\udcff.ckpt"), ("checkpoint", "a" * 5000),
+    ("cfg", 10**400), ("frames", "9" * 5000), ("lora", ["a"] * 65)])
+def test_what_no_file_or_number_can_hold_is_refused(field, value):
+    with pytest.raises(OptionError) as refusal:
+        Settings(**{field: value})
+    assert refusal.value.field == field
+
+
+def test_switches_are_taken_as_text_and_as_truth():
+    assert [Settings(zero_snr=value).zero_snr for value in (True, False, "on", "off", None)] == [
+        True, False, True, False, None]
 
 
 def test_an_unknown_name_is_refused_with_a_suggestion():

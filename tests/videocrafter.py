@@ -1,7 +1,7 @@
 """VideoCrafter2 as its file has it: names and shapes in the order of the original network, random weights, recordings.
 
-``python -m tests.videocrafter FOLDER`` writes random files of full size in float16, 7 GB: VideoCrafter2's ``model.ckpt``
-and a Stable Diffusion 1.5 as ``sd15.safetensors``.
+``python -m tests.videocrafter FOLDER`` writes random files of full size in float16, 6 GB: VideoCrafter2's
+``model.ckpt`` and a Stable Diffusion 1.5 as ``sd15.safetensors``.
 """
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ivmixed import Options, Schedule, make_plan, sample_iv_mixed
+from ivmixed.standalone import assemble
 from ivmixed.standalone.models import Denoiser
-from ivmixed.standalone.videocrafter import load_unet
+from ivmixed.standalone.videocrafter import VideoCrafterUNet, unet_config, unet_state
 
 from .layouts import attention_block, dense, norm
 
@@ -115,6 +116,13 @@ def random(shapes: dict[str, tuple[int, ...]], seed: int,
     return tensors
 
 
+def network(tensors: dict[str, torch.Tensor]) -> VideoCrafterUNet:
+    """The network of a file, in float32."""
+    config = unet_config(tensors)
+    unet: VideoCrafterUNet = assemble.build("VideoCrafterUNet", config, unet_state(tensors, config), torch.float32)
+    return unet
+
+
 class Recorded:
     """A run of the original network: ``path`` names its files, without ``.json`` and ``.safetensors``.
 
@@ -127,7 +135,7 @@ class Recorded:
         weights = Path(f"{path}.weights.safetensors")
         self.weights = load_file(weights) if weights.exists() else random(
             unet_shapes(**self.about), self.about["weights_seed"])
-        self.unet = load_unet(self.weights, torch.float32)
+        self.unet = network(self.weights)
 
     def words(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.tensors["uncond"], self.tensors["cond"]

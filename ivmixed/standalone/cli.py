@@ -3,34 +3,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from .. import __version__
-from ..options import OPTIONS, OptionError, Options
+from ..options import OPTIONS, Options
 from ..plan import Plan
 from ..presets import PRESETS
-from ..sampling import NonFiniteError
+from ..untrusted import Refusal, shown
 from .settings import BOX, FIELDS, Settings
 
-if TYPE_CHECKING:  # diffusers takes seconds to import, and --help and a refusal need none of it
+if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and a refusal need none of it
+    from .noise import Noise
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
   ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the model in the box
   ivmixed txt2vid --checkpoint sd15.safetensors --motion-module mm_sd15_v3.safetensors \\
       --prompt "a red kite over a beach" --size 512x512 --gamma-go 4 2 --interval 0 50 --out clip.mp4
-  ivmixed txt2vid --from clip.mp4 --seed 2 --out another.mp4
+  ivmixed txt2vid --from clip.mp4 --trust-paths --seed 2 --out another.mp4
 presets: {"; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())}"""
 
 KNOWN = tuple(option for option in OPTIONS if not option.webui)
 """The sampler's options that the command line has."""
 
 
-class UsageError(ValueError):
+class UsageError(Refusal):
     """The command line cannot be understood."""
 
 
@@ -41,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Settings and options are declared elsewhere; here they become flags."""
-    parser = _Parser(prog="ivmixed", description="IV-Mixed sampling of AnimateDiff and ModelScope clips")
+    parser = _Parser(prog="ivmixed", description="IV-Mixed sampling of AnimateDiff, ModelScope and VideoCrafter2 clips")
     parser.add_argument("--version", action="version", version=f"ivmixed {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     txt2vid = commands.add_parser(
@@ -52,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, declared in FIELDS.items():
         groups[declared.group].add_argument(
             _flag(name), dest=name, metavar=declared.metavar or None, choices=declared.choices or None,
-            action="append" if name == "image_lora" else "store", help=declared.help.replace("%", "%%"))
+            action="append" if name in ("lora", "image_lora") else "store", help=declared.help.replace("%", "%%"))
     groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
     for option in KNOWN:
         more: dict[str, Any] = {} if option.kind == "choice" else {"metavar": "X"}
@@ -61,11 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
         choices = option.choices or None
         groups["image model" if option.kind == "text" else "sampler"].add_argument(
             _flag(option.name), dest="option_" + option.name, choices=choices, **more,
-            help=f"{option.help}; {option.allowed} (default: {_said(option.default)})".replace("%", "%%"))
+            help=f"{option.help}; {option.allowed} (default: {_shown(option.default)})".replace("%", "%%"))
     run = groups["run"]
     run.add_argument("--out", type=Path, metavar="FILE", help=".gif, .mp4, .webm, .webp, or .png for frames")
     run.add_argument("--from", dest="source", type=Path, metavar="FILE",
                      help="take the settings of a clip that ivmixed made; flags given beside it win")
+    run.add_argument("--trust-paths", action="store_true",
+                     help="load the model files that the clip of --from names; without it they are listed and refused")
     run.add_argument("--compare", action="store_true",
                      help="also make the plain clip from the same seed, and one with both side by side")
     run.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
@@ -111,7 +116,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return (" ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)) or "none"
 
 
@@ -122,6 +127,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         from .media import read_settings
 
         values = Settings.from_dict(read_settings(args.source)).to_dict()
+        if not args.trust_paths:
+            _refuse_paths(args, values)
     options = dict(values.pop("options", {}))
     if args.preset is not None:
         preset = PRESETS[args.preset]
@@ -139,6 +146,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings.from_dict({**values, "options": Options.from_dict(options)})
 
 
+def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:
+    """A clip may come from anybody, and names files of this disk: they are listed, and not opened."""
+    brought = []
+    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae"):
+        value = values.get(name)
+        if getattr(args, name) is None and value and value != BOX:
+            files = value if isinstance(value, str) else ", ".join(f"{file}:{weight:g}" for file, weight in value)
+            brought.append(f"{_flag(name)} {shown(files)}")
+    if brought:
+        raise UsageError(f"{shown(str(args.source))} names model files: {'; '.join(brought)}; "
+                         "give --trust-paths to load these, or flags with yours")
+
+
 def _txt2vid(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if args.plan:
@@ -154,11 +174,16 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if args.compare:
         files += [args.out.with_stem(f"{args.out.stem}-{part}") for part in ("plain", "compare")]
     for file in files:
-        media.check_out(file, settings.fps)
+        media.check_out(file, txt2vid.playback(settings))
     device = txt2vid.choose_device(args.device)
-    settings = txt2vid.complete(settings, device)
+    settings, given = txt2vid.complete(settings, device), settings
     txt2vid.check(settings)
     _hint(settings)
+    if given.fps is None and txt2vid.is_told_fps(settings):
+        print(f"ivmixed: VideoCrafter2 is told {settings.fps:g} frames a second, as by its own script (--fps); the "
+              f"clip plays at {settings.playback_fps:g} (--playback-fps)", file=sys.stderr)
+    for line in txt2vid.said(settings):
+        print(f"ivmixed: {line}", file=sys.stderr)
     pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
                          attention_slicing=args.attention_slicing)
     clips = [txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet)
@@ -168,8 +193,8 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if args.compare:
         captions = [f"{name}: {clip.plan.evaluations} evaluations" for name, clip in zip(names, clips)]
         both = media.side_by_side([clip.frames for clip in clips], captions)
-        written += media.write_clip(files[2], both, settings.fps, clips[0].settings)
-    _report(dict(zip(names, clips)), written, args.json)
+        written += media.write_clip(files[2], both, clips[0].fps, clips[0].settings)
+    _report(dict(zip(names, clips)), written, txt2vid.noises(settings), args.json)
     return 0
 
 
@@ -201,18 +226,22 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         print(f"{move.step + 1:>4}  {move.kind:8}  {move.model:5}  {levels}  {guidance}")
 
 
-def _report(clips: Mapping[str, Clip], written: Sequence[Path], as_json: bool) -> None:
+def _report(clips: Mapping[str, Clip], written: Sequence[Path], taken: Mapping[str, Noise], as_json: bool) -> None:
     from .. import metrics
 
     rows = {}
     for name, clip in clips.items():
-        measures = {"sharpness": metrics.sharpness(clip.frames)}
-        if len(clip.frames) > 1:
+        measures = {}
+        large = min(clip.frames.shape[1:3]) >= metrics.SMALLEST
+        if large:
+            measures["sharpness"] = metrics.sharpness(clip.frames)
+        if large and len(clip.frames) > 1:
             measures |= {"flicker": metrics.flicker(clip.frames), "motion": metrics.motion(clip.frames)}
         rows[name] = {"evaluations": clip.plan.evaluations, "seconds": round(clip.seconds, 2), **measures}
     if as_json:
         first = next(iter(clips.values()))
         print(json.dumps({"files": [str(path) for path in written], "plan": first.plan.describe(), "clips": rows,
+                          "models": {name: noise.to_dict() for name, noise in taken.items()},
                           "settings": first.settings}))
         return
     for name, row in rows.items():
@@ -239,33 +268,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 1 for a run that failed, 2 for refused input, 130 for Ctrl-C."""
     args = argparse.Namespace(extra="standalone")
     try:
-        build_parser().parse_args(argv, args)
-        return int(args.run(args))
+        try:
+            _check_text(sys.argv[1:] if argv is None else argv)
+            build_parser().parse_args(argv, args)
+            return int(args.run(args))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a pipe that is closed says so here, and not when Python ends
     except ImportError as error:
         return _say(f"{error.name} is not installed: pip install 'ivmixed[{args.extra}]'", 1)
-    except (NonFiniteError, MemoryError) as error:
-        return _say(str(error) or "out of memory", 1)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        return _say("out of memory: use fewer or smaller frames, --image-chunk, --vae-slicing or --offload", 1)
-    except ValueError as error:
-        if not isinstance(error, _refusals()):
-            raise
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        return 1
+    except OSError as error:  # a full disk behind standard output, a file that vanished
+        return _say(f"{shown(str(error.filename or 'the output'))}: {error.strerror or error}", 1)
+    except MemoryError as error:
+        return _say(str(error) or OUT_OF_MEMORY, 1)
+    except Refusal as error:
         return _say(str(error), 2)
+    except (RuntimeError, ArithmeticError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         return _say("stopped; nothing was written", 130)
 
 
-def _refusals() -> tuple[type[ValueError], ...]:
-    """The errors that are the user's to mend. Two of them live beside heavy imports, so only what is loaded counts."""
-    modules = [sys.modules.get(f"{__package__}.{name}") for name in ("loading", "media")]
-    own = [getattr(module, name) for module, name in zip(modules, ("LoadError", "MediaError")) if module]
-    return (OptionError, UsageError, *own)
+OUT_OF_MEMORY = "out of memory: use fewer or smaller frames, --image-chunk, --vae-slicing or --offload"
+
+
+def _failed(error: Exception) -> int:
+    """A run that failed. Raises what nobody has foreseen."""
+    from ..sampling import NonFiniteError
+
+    if isinstance(error, NonFiniteError):
+        return _say(str(error), 1)
+    if "out of memory" in str(error):
+        return _say(OUT_OF_MEMORY, 1)
+    raise error
+
+
+def _check_text(argv: Sequence[str]) -> None:
+    """What a shell hands over may be no text: bytes that are no UTF-8 become half surrogate pairs."""
+    for text in argv:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{shown(text)} holds bytes that are no UTF-8; write or rename it in UTF-8") from None
+
+
+def _discard(stream: TextIO) -> None:
+    """What is still to be written to a closed pipe goes nowhere, so that Python says nothing of it as it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(line: str, code: int) -> int:
-    print("ivmixed: " + line.removeprefix("IV-mixed: "), file=sys.stderr)
+    try:
+        print("ivmixed: " + " ".join(line.removeprefix("IV-mixed: ").split("\n")), file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
     return code
 
 

@@ -13,13 +13,13 @@ kohya-ss' sd-scripts and peft (LoRA). The component configurations and the token
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +28,44 @@ import torch
 
 from ..motion import files, lora
 from ..motion.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
-from ..motion.loading import to_diffusers
+from ..motion.loading import LCM_POSITIONS, to_diffusers
+from ..motion.module import Layout
+from ..untrusted import Refusal, shown
+from . import assemble, folders, videocrafter
+from .folders import Folder, FolderError, make_tokenizer
+from .noise import Noise, NoiseError
+from .text_to_video import TextToVideoPipeline
 
 SD15 = Path(__file__).with_name("sd15")
 
 FOLDER = "a diffusers folder of "
-MODELSCOPE, ANIMATEDIFF = FOLDER + "TextToVideoSDPipeline", FOLDER + "AnimateDiffPipeline"
-STABLE_DIFFUSION = FOLDER + "StableDiffusionPipeline"
+MODELSCOPE, ANIMATEDIFF = FOLDER + folders.MODELSCOPE, FOLDER + folders.ANIMATEDIFF
+STABLE_DIFFUSION = FOLDER + folders.STABLE_DIFFUSION
+VIDEOCRAFTER = f"a checkpoint of {videocrafter.NAME}"
+BY_ITSELF = (MODELSCOPE, VIDEOCRAFTER)
+"""Video models that are no image model with motion modules."""
 OURS = " for SD 1.5"
 
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "checkpoint": (CHECKPOINT + OURS, STABLE_DIFFUSION, ANIMATEDIFF, MODELSCOPE),
+    "checkpoint": (CHECKPOINT + OURS, VIDEOCRAFTER, STABLE_DIFFUSION, ANIMATEDIFF, MODELSCOPE),
     "motion_module": (MOTION + OURS, FOLDER + "MotionAdapter"),
     "image_checkpoint": (CHECKPOINT + OURS, STABLE_DIFFUSION),
+    "lora": (LORA + OURS,),
     "image_lora": (LORA + OURS,),
     "vae": (VAE, FOLDER + "AutoencoderKL"),
 }
 """What each argument may name, in the words that `_kind` says of a file or folder."""
 
-POSITIONS = 32
-"""Length of the position table where a file has none (AnimateLCM's); the sinusoids that it omits are diffusers'."""
-
-ANIMATEDIFF_SCHEDULE = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False,
-    "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "linspace"}
-"""DDIM as AnimateDiff runs it: its motion modules were trained on linear betas, SD 1.5 on scaled-linear ones."""
+Loras = Sequence[tuple[Source, float]]
 
 
-class LoadError(ValueError):
+class LoadError(Refusal):
     """A file was refused. ``field`` is the argument, ``value`` the path given, the message one line."""
 
     def __init__(self, field: str, value: Source | None, problem: str):
         self.field, self.value = field, value
-        super().__init__(f"IV-mixed: {field} = {value} {problem}; expected: {' or '.join(EXPECTED[field])}.")
+        path = None if value is None else shown(os.fspath(value))
+        super().__init__(f"IV-mixed: {field} = {path} {problem}; expected: {' or '.join(EXPECTED[field])}.")
 
 
 def check(
@@ -68,77 +73,160 @@ def check(
     motion_module: Source | None = None,
     *,
     image_checkpoint: Source | None = None,
-    image_lora: Sequence[tuple[Source, float]] = (),
+    lora: Loras = (),
+    image_lora: Loras = (),
     vae: Source | None = None,
     config: Path = SD15,
 ) -> str:
     """Refuse whatever can be refused without reading weights, and return what the checkpoint is, in words.
 
     Arguments as of `load_video` and, with ``image_``, of `load_image`; LoRAs without an ``image_checkpoint`` are for
-    ``checkpoint``. Reads the headers of safetensors files, the pickled names of .ckpt files and the JSON of folders.
+    ``checkpoint``. Reads the headers of safetensors files, the pickled names of .ckpt files and the JSON of folders,
+    and compares every name and shape with the networks'.
     (A .ckpt in the format that PyTorch wrote before 1.6 has no header, and is read whole.)
-    Raises LoadError: a file is missing, damaged or of another kind, or does not go with the checkpoint.
+    Raises LoadError: a file is missing, damaged, incomplete or of another kind, or does not go with the checkpoint.
     """
-    kind = _check_checkpoint("checkpoint", checkpoint, config)
+    kind = _check_checkpoint("checkpoint", checkpoint, config, _replaced(vae, motion_module))
     if vae is not None:
-        _kind("vae", vae, _unet_config(checkpoint, config))
-    elif kind == CHECKPOINT + OURS and not _has(_header("checkpoint", checkpoint), "first_stage_model."):
+        _check_vae(vae, checkpoint, config)
+    elif not os.path.isdir(checkpoint) and not _has(_header("checkpoint", checkpoint), "first_stage_model."):
         raise LoadError("vae", None, f"is missing: {checkpoint} has no VAE of its own")
     if motion_module is not None:
-        if kind == MODELSCOPE:
+        if kind in BY_ITSELF:
             raise LoadError("motion_module", motion_module, f"has no place in {checkpoint}, a video model by itself")
         _check_motion(motion_module, _unet_config(checkpoint, config))
-    elif kind not in (ANIMATEDIFF, MODELSCOPE):
+    elif kind in (STABLE_DIFFUSION, CHECKPOINT + OURS) or (
+            kind == ANIMATEDIFF and not _folder("checkpoint", checkpoint).has_motion):
         raise LoadError("motion_module", None, f"is missing: {checkpoint} has no motion of its own")
+    for path, _ in lora:
+        _kind("lora", path, _unet_config(checkpoint, config))
     if image_checkpoint is not None:
         _check_checkpoint("image_checkpoint", image_checkpoint, config)
-    elif image_lora and kind in (ANIMATEDIFF, MODELSCOPE):
+    elif image_lora and kind in (ANIMATEDIFF, *BY_ITSELF):
         raise LoadError("image_checkpoint", None, f"is missing: LoRAs have no place in {checkpoint}, a video model")
     for path, _ in image_lora:
         _kind("image_lora", path, _unet_config(image_checkpoint or checkpoint, config))
     return kind
 
 
+def _replaced(vae: Source | None, motion_module: Source | None) -> tuple[str, ...]:
+    """The parts of a checkpoint that other files take the place of."""
+    given = {"vae": vae, "motion_adapter": motion_module}
+    return tuple(part for part, path in given.items() if path is not None)
+
+
+def most_frames(checkpoint: Source, motion_module: Source | None = None) -> int | None:
+    """The most frames that the motion module has positions for, of files that `check` has passed; None: any number.
+
+    VideoCrafter2 has no positions: see `videocrafter.check_frames`."""
+    if motion_module is not None:
+        if not os.path.isdir(motion_module):
+            return int(_motion_config(to_diffusers(_header("motion_module", motion_module)))["motion_max_seq_length"])
+        config = folders.read_object(Path(motion_module, "config.json"))
+        return assemble.whole(config, "motion_max_seq_length", 32)
+    folder = _folder("checkpoint", checkpoint) if os.path.isdir(checkpoint) else None
+    if folder is None or folder.pipeline != folders.ANIMATEDIFF:
+        return None
+    own = folder.classes()["unet"] == "UNetMotionModel"
+    config = folder.config("unet") if own else folder.config("motion_adapter")
+    return assemble.whole(config, "motion_max_seq_length", 32)
+
+
+def is_videocrafter(checkpoint: Source) -> bool:
+    """Whether a file or folder is VideoCrafter2; not where there is none. Raises LoadError."""
+    if os.path.isdir(checkpoint):
+        return _folder("checkpoint", checkpoint).is_videocrafter
+    return os.path.isfile(checkpoint) and videocrafter.kind(_header("checkpoint", checkpoint)) == videocrafter.NAME
+
+
+def vae_scale(checkpoint: Source) -> int:
+    """Pixels a latent pixel, on a side: Stable Diffusion's 8, unless a diffusers folder says otherwise.
+
+    Raises LoadError."""
+    config = Path(checkpoint, "vae", "config.json")
+    with _refusing("checkpoint", checkpoint):
+        blocks = folders.read_object(config).get("block_out_channels") if config.is_file() else [128, 256, 512, 512]
+        if not isinstance(blocks, list) or not 1 <= len(blocks) <= assemble.MOST_BLOCKS:
+            raise FolderError(f"has a vae/config.json with block_out_channels = {shown(blocks, 60)}")
+        return int(2 ** (len(blocks) - 1))
+
+
+def noise(field: str, path: Source) -> Noise:
+    """What a checkpoint says that it predicts and was trained on; Stable Diffusion's where there is no such file.
+
+    ``field``: "checkpoint" or "image_checkpoint". Raises LoadError.
+    """
+    if os.path.isdir(path):
+        with _refusing(field, path):
+            return _folder(field, path).noise()
+    if not os.path.isfile(path):
+        return Noise()
+    return _noise_of_file(field, os.path.abspath(path), os.stat(path).st_mtime_ns)
+
+
+def video_noise(checkpoint: Source, motion_module: Source | None, prediction: str | None = None,
+                zero_snr: bool | None = None) -> Noise:
+    """The same of the video model: AnimateDiff's motion modules bring a table of their own. Raises LoadError."""
+    own = noise("checkpoint", checkpoint).override(prediction, zero_snr)
+    if is_videocrafter(checkpoint):
+        return replace(own, scaled=True)
+    whole = os.path.isdir(checkpoint) and motion_module is None
+    return own if whole else own.with_motion()
+
+
 def load_video(
     checkpoint: Source,
     motion_module: Source | None = None,
     *,
+    lora: Loras = (),
     vae: Source | None = None,
+    prediction: str | None = None,
+    zero_snr: bool | None = None,
     dtype: torch.dtype = torch.float32,
     config: Path = SD15,
 ) -> diffusers.DiffusionPipeline:
-    """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of ModelScope, a TextToVideoSDPipeline.
+    """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of a video model by itself, a
+    `TextToVideoPipeline`.
 
-    ``checkpoint``: a single SD 1.5 file in the original layout (.safetensors, or .ckpt through weights-only loading),
-    or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a TextToVideoSDPipeline.
+    ``checkpoint``: a single SD 1.5 or VideoCrafter2 file in the original layout (.safetensors, or .ckpt through
+    weights-only loading), or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a
+    TextToVideoSDPipeline (ModelScope, zeroscope, VideoCrafter2's conversions).
     ``motion_module``: AnimateDiff v1, v2 or v3 and their like in a single file, or a diffusers MotionAdapter folder;
     needed where the checkpoint has no motion of its own, and replaces that of an AnimateDiffPipeline.
+    ``lora``: (file, weight) pairs, in kohya's or diffusers' layout, fused into UNet and text encoder in this order.
     ``vae``: a single VAE file or a diffusers AutoencoderKL folder, in place of the checkpoint's own.
+    ``prediction`` ("epsilon", "v_prediction") and ``zero_snr`` (zero terminal SNR) win over what the checkpoint says.
     ``config``: the diffusers folder with the configurations of a single file's components.
 
     ``unet.config.motion_max_seq_length`` of an AnimateDiffPipeline is the number of frames it has positions for. Its
     scheduler is DDIM on AnimateDiff's linear betas, unless the folder brings motion and scheduler itself.
     Raises LoadError.
     """
-    check(checkpoint, motion_module, vae=vae, config=config)
-    pipeline = _load_pipeline("checkpoint", checkpoint, vae, dtype, config)
+    check(checkpoint, motion_module, lora=lora, vae=vae, config=config)
+    parts = _load_parts("checkpoint", checkpoint, dtype, config, _replaced(vae, motion_module))
+    if vae is not None:
+        with _loading("vae", vae):
+            parts["vae"] = _load_vae(vae, _vae_config(checkpoint, config), dtype)
     if motion_module is not None:
         with _loading("motion_module", motion_module):
-            unet = _with_motion(pipeline.unet, _load_motion(motion_module, dtype))
-            prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
-            scheduler = diffusers.DDIMScheduler(**ANIMATEDIFF_SCHEDULE, prediction_type=prediction)
-            pipeline = diffusers.AnimateDiffPipeline(
-                vae=pipeline.vae, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer, unet=unet,
-                motion_adapter=None, scheduler=scheduler)
-    elif hasattr(pipeline, "motion_adapter"):
-        pipeline.motion_adapter = None  # its weights are in the UNet already
-    return pipeline
+            parts["motion_adapter"] = _load_motion(motion_module, dtype)
+    with _loading("checkpoint", checkpoint):
+        adapter = parts.pop("motion_adapter", None)
+        if adapter is not None:
+            parts["unet"] = _with_motion(parts["unet"], adapter)
+        _fuse("lora", parts, lora)
+        parts["scheduler"] = video_noise(checkpoint, motion_module, prediction, zero_snr).scheduler()
+        if isinstance(parts["unet"], diffusers.UNet3DConditionModel):
+            return TextToVideoPipeline(**parts)
+        return diffusers.AnimateDiffPipeline(**parts, motion_adapter=None)
 
 
 def load_image(
     checkpoint: Source,
     *,
-    loras: Sequence[tuple[Source, float]] = (),
+    loras: Loras = (),
+    prediction: str | None = None,
+    zero_snr: bool | None = None,
     dtype: torch.dtype = torch.float32,
     config: Path = SD15,
 ) -> diffusers.StableDiffusionPipeline:
@@ -147,17 +235,19 @@ def load_image(
     ``checkpoint``: a single SD 1.5 file or a diffusers folder of a StableDiffusionPipeline, see `load_video`. A file
     without a VAE is fine here, and gives ``vae`` None: the image model takes and gives latents.
     ``loras``: (file, weight) pairs, in kohya's or diffusers' layout, fused into UNet and text encoder in this order.
-    The scheduler of a single file is DDIM on SD 1.5's scaled-linear betas; no safety checker is loaded.
+    ``prediction``, ``zero_snr``: as of `load_video`.
+    The scheduler is DDIM on the checkpoint's own table, SD 1.5's where it says nothing; no safety checker is loaded.
     Raises LoadError.
     """
     _check_checkpoint("image_checkpoint", checkpoint, config)
     for path, _ in loras:
         _kind("image_lora", path, _unet_config(checkpoint, config))
-    pipeline = _load_pipeline("image_checkpoint", checkpoint, None, dtype, config)
-    for path, weight in loras:
-        with _loading("image_lora", path):
-            _fuse_lora(pipeline, path, weight)
-    return pipeline
+    parts = _load_parts("image_checkpoint", checkpoint, dtype, config)
+    _fuse("image_lora", parts, loras)
+    with _loading("image_checkpoint", checkpoint):
+        parts["scheduler"] = noise("image_checkpoint", checkpoint).override(prediction, zero_snr).scheduler()
+        return diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
 # What a file or folder is
@@ -167,26 +257,37 @@ def _kind(field: str, path: Source, unet: Mapping[str, Any]) -> str:
     """What ``path`` is, one of EXPECTED[field]. ``unet``: the configuration that LoRAs and modules have to fit."""
     if not os.path.exists(path):
         raise LoadError(field, path, "does not exist")
-    kind = _folder_kind(Path(path), unet) if os.path.isdir(path) else _file_kind(_header(field, path), unet)
+    if os.path.isdir(path):
+        with _refusing(field, path):
+            kind = _folder_kind(Path(path), unet)
+    else:
+        kind = _file_kind(_header(field, path), unet)
     if kind not in EXPECTED[field]:
         raise LoadError(field, path, f"is {kind}")
     return kind
 
 
-def _folder_kind(folder: Path, unet: Mapping[str, Any]) -> str:
-    config = _json(folder / "model_index.json") or _json(folder / "config.json")
-    if not config:
-        return "a folder without a readable model_index.json"
-    kind = FOLDER + str(config.get("_class_name"))
-    if kind == STABLE_DIFFUSION:
-        width = _json(folder / "unet" / "config.json").get("cross_attention_dim")
-        return kind + (f" for {FAMILIES[width]}" if width in FAMILIES else "")
-    if "block_out_channels" in config and kind == FOLDER + "MotionAdapter":
-        return (kind + _motion_family(config["block_out_channels"], unet)).removesuffix(OURS)
+def _folder_kind(path: Path, unet: Mapping[str, Any]) -> str:
+    if not (path / "model_index.json").is_file() and (path / "config.json").is_file():  # of a part
+        config = folders.read_object(path / "config.json")
+        kind = FOLDER + shown(config.get("_class_name"), 60)
+        if kind == FOLDER + "MotionAdapter" and isinstance(config.get("block_out_channels"), list):
+            return (kind + _motion_family(config["block_out_channels"], unet)).removesuffix(OURS)
+        return kind
+    folder = Folder(path)
+    if folder.is_videocrafter:
+        return VIDEOCRAFTER
+    kind = FOLDER + shown(folder.pipeline, 60)
+    if kind == STABLE_DIFFUSION and (path / "unet" / "config.json").is_file():
+        width = folder.config("unet").get("cross_attention_dim")
+        return kind + (f" for {FAMILIES[width]}" if isinstance(width, int) and width in FAMILIES else "")
     return kind
 
 
 def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
+    kin = videocrafter.kind(tensors)
+    if kin is not None:
+        return VIDEOCRAFTER if kin == videocrafter.NAME else kin
     kind = files.kind(tensors)
     if kind == MOTION:
         return kind + _motion_family(_motion_config(to_diffusers(tensors))["block_out_channels"], unet)
@@ -206,49 +307,121 @@ def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
 def _motion_family(widths: Sequence[int], unet: Mapping[str, Any]) -> str:
     if list(widths) == list(unet["block_out_channels"]):
         return OURS
-    return " for SDXL" if list(widths) == [320, 640, 1280] else f" for blocks of {list(widths)} channels"
+    return " for SDXL" if list(widths) == [320, 640, 1280] else f" for blocks of {shown(list(widths), 60)} channels"
 
 
 def _width(tensors: Tensors, pattern: str) -> int | None:
     """Input width of the first layer whose name matches, or None."""
-    return next((tensor.shape[1] for name, tensor in tensors.items() if re.search(pattern, name)), None)
+    return next((tensor.shape[1] for name, tensor in tensors.items() if tensor.ndim > 1 and re.search(pattern, name)),
+                None)
 
 
-def _check_checkpoint(field: str, path: Source, config: Path) -> str:
-    """The kind of a checkpoint that has all that it should have."""
+# That it is whole
+
+
+def _check_checkpoint(field: str, path: Source, config: Path, but: Sequence[str] = ()) -> str:
+    """The kind of a checkpoint that has all that it should have, and nothing that would stay unused.
+
+    ``but``: parts that something else takes the place of."""
     kind = _kind(field, path, _json(config / "unet" / "config.json"))
-    if kind == CHECKPOINT + OURS:
-        if not _has(_header(field, path), "cond_stage_model.transformer."):
+    with _refusing(field, path):
+        if os.path.isdir(path):
+            Folder(path).check(but)
+            return kind
+        tensors = _header(field, path)
+        if not _has(tensors, videocrafter.TEXT if kind == VIDEOCRAFTER else "cond_stage_model.transformer."):
             raise LoadError(field, path, "has no text encoder")
-        return kind
-    for part in ("unet", "vae", "text_encoder"):
-        weights = [*Path(path, part).glob("*.safetensors"), *Path(path, part).glob("*.bin")]
-        if not weights or not _json(Path(path, part, "config.json")):
-            raise LoadError(field, path, f"has no weights and config.json in its folder {part}")
+        for part, (name, values, state) in _parts_of(tensors, config).items():
+            with _of_part(part):
+                assemble.compare(state, assemble.shapes(name, values))
+    noise(field, path)
     return kind
 
 
+def _parts_of(tensors: Tensors, config: Path) -> dict[str, tuple[str, Mapping[str, Any], Tensors]]:
+    """Class, configuration and tensors of the parts of a single file. Raises ValueError for what is left over."""
+    values = {part: _json(config / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    if videocrafter.kind(tensors) == videocrafter.NAME:
+        return videocrafter.parts_of(tensors, values["vae"])
+    prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.")
+    assemble.left_over(name for name in tensors if not name.startswith(prefixes) and not assemble.HARMLESS.match(name))
+    parts: dict[str, tuple[str, Mapping[str, Any], Tensors]] = {}
+    with _of_part("unet"):
+        parts["unet"] = "UNet2DConditionModel", values["unet"], assemble.unet_state(tensors, values["unet"])
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("first_stage_model.")}
+    if own:
+        with _of_part("vae"):
+            parts["vae"] = "AutoencoderKL", values["vae"], assemble.vae_state(own, values["vae"])
+    text = assemble.text_state(tensors, values["text_encoder"], "cond_stage_model.transformer.")
+    return {**parts, "text_encoder": ("CLIPTextModel", values["text_encoder"], text)}
+
+
+@contextmanager
+def _of_part(part: str) -> Iterator[None]:
+    """A ValueError inside says which part of a checkpoint it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"has an incomplete or foreign {part}: it {error}") from error
+
+
+def _check_vae(path: Source, checkpoint: Source, config: Path) -> None:
+    unet = _unet_config(checkpoint, config)
+    _kind("vae", path, unet)
+    with _refusing("vae", path):
+        own = _vae_config(checkpoint, config)
+        if not os.path.isdir(path):
+            state = assemble.vae_state(_header("vae", path), own)
+            assemble.compare(state, assemble.shapes("AutoencoderKL", own))
+            return
+        folders.load_part(Path(path), "vae", "AutoencoderKL", None)
+        given = folders.read_object(Path(path, "config.json"))
+        if given.get("latent_channels", 4) != unet["in_channels"]:
+            raise FolderError(f"is for latents of {shown(given.get('latent_channels'), 60)} channels")
+        ours, theirs = (values.get("scaling_factor", 0.18215) for values in (own, given))
+        if ours != theirs:
+            raise FolderError(f"is for latents of another scale ({shown(theirs, 60)} in place of {shown(ours, 60)})")
+
+
 def _check_motion(path: Source, unet: Mapping[str, Any]) -> None:
-    if _kind("motion_module", path, unet) == MOTION + OURS:
-        foreign = [name for name in _header("motion_module", path) if "motion_modules." not in name]
+    _kind("motion_module", path, unet)
+    with _refusing("motion_module", path):
+        if os.path.isdir(path):
+            folders.load_part(Path(path), "motion_module", "MotionAdapter", None)
+            return
+        tensors = _header("motion_module", path)
+        foreign = [name for name in tensors if "motion_modules." not in name]
         if foreign:  # image-to-video modules and other kin bring layers that would stay unused
-            raise LoadError("motion_module", path, f"holds more than motion ({foreign[0]})")
+            raise LoadError("motion_module", path, f"holds more than motion ({shown(foreign[0], 100)})")
+        state = to_diffusers(tensors)
+        wanted = assemble.shapes("MotionAdapter", _motion_config(state))
+        tables = {name: torch.empty(shape, device="meta") for name, shape in wanted.items() if name.endswith(".pe")}
+        second = {name for name in state if ".attn2.pos_encoder." in name}
+        assemble.compare({**tables, **{name: state[name] for name in state if name not in second}}, wanted)
 
 
 def _unet_config(checkpoint: Source, config: Path) -> dict[str, Any]:
-    """The configuration of the UNet of a checkpoint, a folder or a single file."""
+    """The configuration of the UNet of a checkpoint that was checked, a folder or a single file."""
+    if not os.path.isdir(checkpoint) and is_videocrafter(checkpoint):
+        return videocrafter.unet_config(_header("checkpoint", checkpoint))
     return _json(Path(checkpoint if os.path.isdir(checkpoint) else config, "unet", "config.json"))
+
+
+def _vae_config(checkpoint: Source, config: Path) -> dict[str, Any]:
+    own = Path(checkpoint, "vae", "config.json")
+    return _json(own if own.is_file() else config / "vae" / "config.json")
 
 
 # Reading
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file, or none that can be read."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return folders.read_object(path)
+
+
+def _folder(field: str, path: Source) -> Folder:
+    with _refusing(field, path):
+        return Folder(path)
 
 
 def _has(tensors: Tensors, prefix: str) -> bool:
@@ -265,6 +438,18 @@ def _tensors(field: str, path: Source, device: str = "cpu") -> Tensors:
     try:
         return files.read(path, device)
     except files.FileError as error:
+        raise LoadError(field, path, str(error)) from error
+
+
+@lru_cache(maxsize=8)
+def _noise_of_file(field: str, path: str, changed: int) -> Noise:
+    """``changed``: when the file was, so that it is read anew after that."""
+    tensors = _header(field, path)
+    if "alphas_cumprod" in tensors and tensors["alphas_cumprod"].numel() <= 1 << 16:
+        tensors = {**tensors, "alphas_cumprod": _tensors(field, path)["alphas_cumprod"]}
+    try:
+        return Noise.of_tensors(tensors, Path(path))
+    except NoiseError as error:
         raise LoadError(field, path, str(error)) from error
 
 
@@ -293,6 +478,18 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
+def _refusing(field: str, path: Source) -> Iterator[None]:
+    """In silence, and what is wrong with ``path`` comes out as one line about it."""
+    try:
+        with quiet():
+            yield
+    except LoadError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        raise LoadError(field, path, str(error) if isinstance(error, ValueError) else files.one_line(error)) from error
+
+
+@contextmanager
 def _loading(field: str, path: Source) -> Iterator[None]:
     """In silence, and whatever the libraries raise comes out as one line about ``path``."""
     try:
@@ -300,63 +497,33 @@ def _loading(field: str, path: Source) -> Iterator[None]:
             yield
     except (LoadError, MemoryError):
         raise
+    except FolderError as error:
+        raise LoadError(field, path, str(error)) from error
     except Exception as error:  # of any kind: three libraries read files here
         raise LoadError(field, path, f"could not be loaded ({files.one_line(error)})") from error
 
 
-def _load_pipeline(field: str, path: Source, vae: Source | None, dtype: torch.dtype, config: Path) -> Any:
-    """The pipeline of a checkpoint: a folder's own class, or a StableDiffusionPipeline of a single file."""
-    components = {}
-    if vae is not None:
-        with _loading("vae", vae):
-            components["vae"] = _load_vae("vae", vae, dtype, config)
+def _load_parts(field: str, path: Source, dtype: torch.dtype, config: Path, but: Sequence[str] = ()) -> dict[str, Any]:
+    """The parts of a checkpoint, a folder or a single file, by the names that pipelines have for them.
+
+    ``but``: those that something else takes the place of."""
     with _loading(field, path):
-        if not os.path.isdir(path):
-            return _load_file(field, path, dtype, config, **components)
-        cls = getattr(diffusers, _json(Path(path, "model_index.json"))["_class_name"])
-        if cls is diffusers.StableDiffusionPipeline:
-            components.update(safety_checker=None, requires_safety_checker=False)
-        halves = not [file for file in Path(path, "unet").iterdir()
-                      if file.suffix in (".safetensors", ".bin") and ".fp16." not in file.name]
-        return cls.from_pretrained(
-            os.fspath(path), torch_dtype=dtype, local_files_only=True, variant="fp16" if halves else None, **components)
+        if os.path.isdir(path):
+            return Folder(path).load(dtype, but)
+        tensors = _tensors(field, path)
+        parts = {part: assemble.build(*made, dtype) for part, made in _parts_of(tensors, config).items()
+                 if part not in but}
+        tokenizer = _load_tokenizer()
+        if videocrafter.kind(tensors) == videocrafter.NAME:
+            tokenizer.pad_token = videocrafter.PADDING
+        return {"vae": None, **parts, "tokenizer": tokenizer}
 
 
-def _load_file(field: str, path: Source, dtype: torch.dtype, config: Path, **components: Any) -> Any:
-    """A StableDiffusionPipeline of a single file in the original layout; ``components`` may bring its VAE."""
-    tensors = _tensors(field, path)
-    unet = diffusers.UNet2DConditionModel.from_single_file(
-        dict(tensors), config=str(config), subfolder="unet", torch_dtype=dtype, local_files_only=True)
-    if not components:
-        own = _has(tensors, "first_stage_model.")
-        components["vae"] = _load_vae(field, path, dtype, config) if own else None
-    return diffusers.StableDiffusionPipeline(
-        unet=_complete(unet), text_encoder=_load_text_encoder(tensors, dtype, config), tokenizer=_load_tokenizer(),
-        scheduler=diffusers.DDIMScheduler.from_pretrained(str(config), subfolder="scheduler", local_files_only=True),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False, **components)
-
-
-def _load_vae(field: str, path: Source, dtype: torch.dtype, config: Path) -> Any:
-    """The VAE of a checkpoint or VAE file, or of a folder."""
+def _load_vae(path: Source, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """A VAE file, of the checkpoint's configuration, or a folder with its own."""
     if os.path.isdir(path):
-        return diffusers.AutoencoderKL.from_pretrained(os.fspath(path), torch_dtype=dtype, local_files_only=True)
-    return _complete(diffusers.AutoencoderKL.from_single_file(
-        _tensors(field, path), config=str(config), subfolder="vae", torch_dtype=dtype, local_files_only=True))
-
-
-def _load_text_encoder(tensors: Tensors, dtype: torch.dtype, config: Path) -> Any:
-    """The CLIP text encoder of a checkpoint. Old merges leave out ``text_model.``, and so does transformers 5."""
-    from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with init_empty_weights():
-        model = CLIPTextModel(CLIPTextConfig.from_pretrained(str(config / "text_encoder"), local_files_only=True))
-    wrapper = "text_model." if hasattr(model, "text_model") else ""
-    prefix = "cond_stage_model.transformer."
-    state = {wrapper + name.removeprefix(prefix).removeprefix("text_model."): tensor
-             for name, tensor in tensors.items() if name.startswith(prefix) and not name.endswith("position_ids")}
-    model.load_state_dict(state, strict=False, assign=True)
-    return _complete(model).to(dtype).eval()
+        return folders.load_part(Path(path), "vae", "AutoencoderKL", dtype)
+    return assemble.build("AutoencoderKL", config, assemble.vae_state(_tensors("vae", path), config), dtype)
 
 
 def _load_tokenizer() -> Any:
@@ -365,52 +532,46 @@ def _load_tokenizer() -> Any:
     Its vocabulary is the 256 bytes as printable characters, the same ending a word, what each merge makes, and the two
     marks of a text's start and end. Source: openai/CLIP, ``simple_tokenizer.py``.
     """
-    from transformers import CLIPTokenizer
-
-    merges = gzip.decompress((SD15 / "tokenizer" / "merges.txt.gz").read_bytes()).decode()
+    merges = gzip.decompress((SD15 / "tokenizer" / "merges.txt.gz").read_bytes()).decode().splitlines()[1:]
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(byte) for byte in (*printable, *range(256, 512 - len(printable)))]
     vocabulary = [*letters, *(letter + "</w>" for letter in letters),
-                  *(merge.replace(" ", "") for merge in merges.splitlines()[1:]), "<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:  # files are what every release of transformers reads
-        Path(folder, "merges.txt").write_text(merges, encoding="utf-8")
-        Path(folder, "vocab.json").write_text(
-            json.dumps({token: number for number, token in enumerate(vocabulary)}), encoding="utf-8")
-        Path(folder, "tokenizer_config.json").write_bytes((SD15 / "tokenizer" / "tokenizer_config.json").read_bytes())
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+                  *(merge.replace(" ", "") for merge in merges), "<|startoftext|>", "<|endoftext|>"]
+    return make_tokenizer({token: number for number, token in enumerate(vocabulary)}, merges,
+                          folders.read_object(SD15 / "tokenizer" / "tokenizer_config.json"))
 
 
 def _load_motion(path: Source, dtype: torch.dtype) -> Any:
-    """The MotionAdapter of a single file or a folder. Raises LoadError, RuntimeError where weights do not fit."""
-    from accelerate import init_empty_weights
-
+    """The MotionAdapter of a single file or a folder. Raises LoadError, ValueError where weights do not fit."""
     if os.path.isdir(path):
-        return diffusers.MotionAdapter.from_pretrained(os.fspath(path), torch_dtype=dtype, local_files_only=True)
+        return folders.load_part(Path(path), "motion_module", "MotionAdapter", dtype)
     state = to_diffusers(_tensors("motion_module", path))
     for name in [name for name in state if ".pos_encoder." in name]:  # what is left is the second attention's
         table = state.pop(name)
         if not torch.equal(table, state[name.replace(".attn2.pos_encoder.", ".pos_embed.")]):
             raise LoadError("motion_module", path, f"has two position tables that differ ({name})")
-    with init_empty_weights():
-        adapter = diffusers.MotionAdapter(**_motion_config(state))
-    sinusoids = {name: table for name, table in adapter.state_dict().items() if name.endswith(".pos_embed.pe")}
-    adapter.load_state_dict({**sinusoids, **state}, assign=True)
-    return adapter.to(dtype).eval()
+    config = _motion_config(state)
+    if not any(name.endswith(".pos_embed.pe") for name in state):
+        adapter = diffusers.MotionAdapter(**config)  # small: its sinusoids are diffusers'
+        state.update({name: table for name, table in adapter.state_dict().items() if name.endswith(".pos_embed.pe")})
+    return assemble.build("MotionAdapter", config, state, dtype)
 
 
 def _motion_config(state: Tensors) -> dict[str, Any]:
     """The arguments of the MotionAdapter that `to_diffusers` tensors fit, read from names and shapes."""
     blocks: dict[int, int] = {}
     for name, tensor in state.items():
-        if match := re.match(r"down_blocks\.(\d+)\.motion_modules\.0\.norm\.weight$", name):
+        match = re.match(r"down_blocks\.(\d)\.motion_modules\.0\.norm\.weight$", name)
+        if match and tensor.ndim == 1:
             blocks[int(match[1])] = tensor.shape[0]
     layers = {match[0] for name in state if (match := re.match(r"down_blocks\.0\.motion_modules\.\d+\.", name))}
-    tables = [tensor.shape[1] for name, tensor in state.items() if name.endswith(".pos_embed.pe")]
+    tables = [tensor.shape[1] for name, tensor in state.items() if name.endswith(".pos_embed.pe") and tensor.ndim == 3]
+    middle = _has(state, "mid_block.")
     return {
-        "block_out_channels": tuple(blocks[i] for i in sorted(blocks)),
+        "block_out_channels": [blocks[i] for i in sorted(blocks)],
         "motion_layers_per_block": len(layers),
-        "use_motion_mid_block": _has(state, "mid_block."),
-        "motion_max_seq_length": tables[0] if tables else POSITIONS}
+        "use_motion_mid_block": middle,
+        "motion_max_seq_length": tables[0] if tables else LCM_POSITIONS if middle else Layout.positions}
 
 
 def _with_motion(unet: Any, adapter: Any) -> Any:
@@ -424,17 +585,11 @@ def _with_motion(unet: Any, adapter: Any) -> Any:
     return model.eval()
 
 
-def _fuse_lora(pipeline: Any, path: Source, weight: float) -> None:
-    """Add a LoRA to the UNet and the text encoder that it names. Raises ValueError where a name is not matched."""
-    layers = {"unet_" + name.replace(".", "_"): layer for name, layer in pipeline.unet.named_modules()}
-    layers.update({"te_" + name.removeprefix("text_model.").replace(".", "_"): layer
-                   for name, layer in pipeline.text_encoder.named_modules()})
-    lora.fuse(layers, path, weight)
-
-
-def _complete(model: Any) -> Any:
-    """``model``, every weight of which came from the file. Raises ValueError where some did not."""
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise ValueError(f"{len(missing)} weights of the {type(model).__name__} are missing, {missing[0]} among them")
-    return model
+def _fuse(field: str, parts: Mapping[str, Any], loras: Loras) -> None:
+    """Add LoRAs to the UNet and the text encoder that they name. Raises LoadError where a name is not matched."""
+    for path, weight in loras:
+        with _loading(field, path):
+            layers = {"unet_" + name.replace(".", "_"): layer for name, layer in parts["unet"].named_modules()}
+            layers.update({"te_" + name.removeprefix("text_model.").replace(".", "_"): layer
+                           for name, layer in parts["text_encoder"].named_modules()})
+            lora.fuse(layers, path, weight)

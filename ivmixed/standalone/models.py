@@ -17,16 +17,14 @@ from torch import Tensor
 
 from ..features import DeepFeatures
 from ..plan import Move, Plan
-from ..schedule import Schedule
+from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
 from .videocrafter import VideoCrafterUNet
 
 
 def noise_table(pipeline: DiffusionPipeline) -> Schedule:
-    """The noise table that a diffusers pipeline's UNet was trained on: that of its scheduler, or VideoCrafter2's, whose
-    scale no scheduler of diffusers knows."""
-    if isinstance(pipeline.unet, VideoCrafterUNet):
-        return Schedule.videocrafter2()
-    return Schedule(pipeline.scheduler.alphas_cumprod.tolist())
+    """The noise table of a diffusers pipeline: that of its scheduler, to which VideoCrafter2 has an input scale."""
+    scale = VIDEOCRAFTER2_SCALE if isinstance(pipeline.unet, VideoCrafterUNet) else None
+    return Schedule(pipeline.scheduler.alphas_cumprod.tolist(), scale)
 
 
 def image_view(unet: UNetMotionModel) -> UNet2DConditionModel:

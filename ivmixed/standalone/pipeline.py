@@ -18,9 +18,10 @@ from ..options import OPTIONS, OptionError, Options
 from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
-from . import videocrafter
+from . import prompts, videocrafter
 from .media import write_clip
 from .models import Denoiser, image_view, noise_table
+from .settings import PREDICTIONS
 
 StepCallback = Callable[["IVMixedPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
@@ -62,16 +63,20 @@ class IVMixedPipeline:
 
     ``video``: an AnimateDiffPipeline or a `TextToVideoPipeline` (ModelScope-T2V, zeroscope, VideoCrafter2), on the
     device and in the precision it shall run in; its LoRAs, its memory switches (``enable_vae_slicing()``,
-    ``enable_model_cpu_offload()``) and its scheduler's noise table are used (VideoCrafter2's own table is no
-    scheduler's). ``image``: a StableDiffusionPipeline of the same latent space; without it the image model is
-    AnimateDiff's UNet without its motion modules, which takes no memory. ``image_table``: the noise table that the
-    image model was trained on, where it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear
-    table. Raises ValueError where a pipeline other than AnimateDiff's comes without an image pipeline.
+    ``enable_model_cpu_offload()``) and its scheduler's noise table and prediction are used. ``image``: a
+    StableDiffusionPipeline of the same latent space; without it the image model is AnimateDiff's UNet without its
+    motion modules, which takes no memory. ``image_table``: the noise table that the image model was trained on, where
+    it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table. Raises ValueError where a
+    pipeline other than AnimateDiff's comes without an image pipeline, or one predicts neither noise nor v.
     """
 
     def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,
                  image_table: Schedule | None = None):
         self.video, self.image = video, image
+        for pipeline in filter(None, (video, image)):
+            if _prediction(pipeline) not in PREDICTIONS:
+                raise ValueError(f"{type(pipeline).__name__} predicts {_prediction(pipeline)}; known are "
+                                 + ", ".join(PREDICTIONS))
         if image is None and not isinstance(video.unet, UNetMotionModel):
             raise ValueError(f"{type(video).__name__} has no image model inside: give a StableDiffusionPipeline too")
         self.video_table = noise_table(video)
@@ -128,6 +133,7 @@ class IVMixedPipeline:
         """Makes one clip.
 
         ``width``, ``height``: pixels, multiples of 8 (or of what the VAE asks); the model's own size where not given.
+        ``prompt`` and its like may have weights, as in "(red:1.3)", and any length, see `ivmixed.standalone.prompts`.
         ``seed``: the same on every device, the noise is drawn on the CPU. ``options``: the sampler's; ``solver``: how
         the ordinary step is taken, one of `ivmixed.plan.SOLVERS` ("euler", or that of the loop, where not given);
         ``loop``: one of the authors' released loops instead of the sampler's own moves; ``plan``: your own moves
@@ -148,6 +154,7 @@ class IVMixedPipeline:
         width, height = width or own_width, height or own_height
         self.check(frames, width, height)
         options = options or Options()
+        check_prompts(prompt, negative_prompt, options)
         plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, loop=loop)
         begun = time.perf_counter()
         unet = self.video.unet
@@ -207,21 +214,18 @@ class IVMixedPipeline:
     def _denoisers(self, words: tuple[str, str], image_words: tuple[str, str], device: torch.device,
                    chunk: int | None) -> tuple[Denoiser, Denoiser]:
         """``words``, ``image_words``: prompt and negative prompt of the video and of the image model."""
-        def encode(pipeline: DiffusionPipeline, prompt: str, negative: str) -> tuple[Tensor, Tensor]:
-            cond, uncond = pipeline.encode_prompt(prompt, device, 1, True, negative)
+        def encode(pipeline: DiffusionPipeline, texts: tuple[str, str]) -> tuple[Tensor, Tensor]:
+            cond, uncond = prompts.encode(pipeline, texts, device)
             return uncond, cond
 
-        def prediction(pipeline: DiffusionPipeline) -> str:
-            return str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
-
-        video = Denoiser(self.video.unet, self.video_table, prediction(self.video), *encode(self.video, *words))
-        encoded = encode(self.image or self.video, *image_words)
+        video = Denoiser(self.video.unet, self.video_table, _prediction(self.video), *encode(self.video, words))
+        encoded = encode(self.image or self.video, image_words)
         if self.image is not None:
-            return video, Denoiser(self.image.unet, self.image_table, prediction(self.image), *encoded, chunk)
+            return video, Denoiser(self.image.unet, self.image_table, _prediction(self.image), *encoded, chunk)
         hook = getattr(self.video.unet, "_hf_hook", None)
         if hook is not None:  # offloaded layers come to the device when the video model is called, but not for the view
             hook.pre_forward(self.video.unet)
-        return video, Denoiser(image_view(self.video.unet), self.image_table, prediction(self.video), *encoded,
+        return video, Denoiser(image_view(self.video.unet), self.image_table, _prediction(self.video), *encoded,
                                chunk)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -234,6 +238,17 @@ class IVMixedPipeline:
         parts = [vae.decode(part).sample.float() for part in scaled.split(4)]
         pixels = (torch.cat(parts).clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def check_prompts(prompt: str, negative_prompt: str, options: Options) -> None:
+    """Raises OptionError for a prompt that asks for what is not here, see `prompts.check`."""
+    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
+                       ("image_negative_prompt", options.image_negative_prompt)):
+        prompts.check(name, text)
+
+
+def _prediction(pipeline: DiffusionPipeline) -> str:
+    return str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
 
 
 _KNOWN_TO_LOOPS = (

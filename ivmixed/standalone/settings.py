@@ -13,8 +13,10 @@ from typing import Any
 
 from ..options import OptionError, Options
 from ..plan import RELEASED, SOLVERS
+from ..untrusted import shown
 from . import box
 
+PREDICTIONS = ("epsilon", "v_prediction")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 Lora = tuple[str, float]
@@ -33,16 +35,23 @@ class Field:
     choices: tuple[str, ...] = ()
 
 
+LONGEST_TEXT = 20_000
+"""Characters of a prompt."""
+LONGEST_PATH = 4096
+MOST_LORAS = 64
+
+
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise ValueError
+    value.encode()  # UnicodeEncodeError, a ValueError: half a surrogate pair is no character
     return value
 
 
 def _path(value: Any) -> str:
     """Relative to nothing: a clip can be made again from another folder."""
-    text = str(value) if isinstance(value, Path) else _text(value)
-    if not text:
+    text = _text(str(value) if isinstance(value, Path) else value)
+    if not text or len(text) > LONGEST_PATH or "\0" in text:
         raise ValueError
     return text if text == BOX else str(Path(text).expanduser().absolute())
 
@@ -74,6 +83,12 @@ def _size(value: Any) -> tuple[int, int]:
     return width, height
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool) and value not in ("on", "off"):
+        raise ValueError
+    return value in (True, "on")
+
+
 def _choice(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -86,11 +101,16 @@ def _choice(*choices: str) -> Callable[[Any], str]:
 def _loras(value: Any) -> tuple[Lora, ...]:
     """("file.safetensors", 0.8) pairs from such pairs or from "file.safetensors:0.8"; the weight is 1 if not given."""
     pairs: list[Lora] = []
-    for entry in [value] if isinstance(value, str) else value:
-        if isinstance(entry, str):
+    entries = [value] if isinstance(value, (str, Path)) else value
+    if not isinstance(entries, (list, tuple)) or len(entries) > MOST_LORAS:
+        raise ValueError
+    for entry in entries:
+        if isinstance(entry, (str, Path)):
+            entry = str(entry)
             file, _, number = entry.rpartition(":")
             entry = (file, number) if file and _is_number(number) else (entry, 1.0)
-        pairs.append((_path(entry[0]), _number(-10, 10)(entry[1])))
+        file, weight = entry
+        pairs.append((_path(file), _number(-10, 10)(weight)))
     return tuple(pairs)
 
 
@@ -120,7 +140,8 @@ class Settings:
     """
 
     checkpoint: str = _declare(
-        BOX, "models", "SD 1.5 checkpoint (.safetensors, .ckpt) or diffusers folder, also of ModelScope-T2V; "
+        BOX, "models", "checkpoint of SD 1.5 or VideoCrafter2 (.safetensors, .ckpt), or diffusers folder, also of "
+        "ModelScope-T2V; "
         f'"{BOX}" is the small model that comes with ivmixed', _path, "a file or folder", "PATH")
     motion_module: str | None = _declare(
         None, "models", "AnimateDiff motion module for SD 1.5: v1, v2, v3 file or MotionAdapter folder", _path,
@@ -128,10 +149,25 @@ class Settings:
     image_checkpoint: str | None = _declare(
         None, "models", "another checkpoint as the image model (the checkpoint itself if not given)", _path,
         "a file or folder", "PATH")
+    lora: tuple[Lora, ...] = _declare(
+        (), "models", "LoRA for the checkpoint, so for both models, or for the video model alone where the image model "
+        "is another checkpoint; may be given several times", _loras,
+        "FILE or FILE:WEIGHT, weight from -10 to 10", "FILE:WEIGHT")
     image_lora: tuple[Lora, ...] = _declare(
         (), "models", "LoRA for the image model alone; may be given several times", _loras,
         "FILE or FILE:WEIGHT, weight from -10 to 10", "FILE:WEIGHT")
     vae: str | None = _declare(None, "models", "another VAE", _path, "a file or folder", "PATH")
+    prediction: str | None = _declare(
+        None, "models", "what the checkpoint predicts (what its file says, or else epsilon)", _choice(*PREDICTIONS),
+        "one of " + ", ".join(PREDICTIONS), choices=PREDICTIONS)
+    zero_snr: bool | None = _declare(
+        None, "models", "whether the checkpoint was trained with zero terminal SNR (what its file says, or else off)",
+        _switch, "on or off", choices=("on", "off"))
+    image_prediction: str | None = _declare(
+        None, "models", "the same of --image-checkpoint", _choice(*PREDICTIONS), "one of " + ", ".join(PREDICTIONS),
+        choices=PREDICTIONS)
+    image_zero_snr: bool | None = _declare(
+        None, "models", "the same of --image-checkpoint", _switch, "on or off", choices=("on", "off"))
     precision: str = _declare(
         "auto", "models", "of the networks; auto: fp16 on a GPU, fp32 on a CPU", _choice(*PRECISIONS),
         "one of " + ", ".join(PRECISIONS), choices=PRECISIONS)
@@ -143,7 +179,12 @@ class Settings:
         "a whole number from 1 to 1024", "N")
     size: tuple[int, int] | None = _declare(
         None, "clip", "WIDTHxHEIGHT in pixels (what the checkpoint was made for)", _size, _SIDES, "WxH")
-    fps: float = _declare(8.0, "clip", "frames a second", _number(0.1, 240), "a number from 0.1 to 240", "X")
+    fps: float | None = _declare(
+        None, "clip", "frames a second: VideoCrafter2 is told them (28, as its own script does); clips of other models "
+        "play at them (8)", _number(0.1, 240), "a number from 0.1 to 240", "X")
+    playback_fps: float | None = _declare(
+        None, "clip", "frames a second at which the clip plays (8, or --fps where the model is not told it)",
+        _number(0.1, 240), "a number from 0.1 to 240", "X")
     steps: int = _declare(25, "clip", "outer sampling steps", _whole(1, 1000), "a whole number from 1 to 1000", "N")
     cfg: float | None = _declare(
         None, "clip", f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the model in the box)",
@@ -152,9 +193,9 @@ class Settings:
         None, "clip", "of the noise; one is drawn if not given", _whole(0, 2**63 - 2), "a whole number from 0", "N")
 
     solver: str | None = _declare(
-        None, "sampler", "how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, or that of LCM and "
-        "AnimateLCM (euler, or what the released loop has)", _choice(*SOLVERS), "one of " + ", ".join(SOLVERS),
-        choices=SOLVERS)
+        None, "sampler", "how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, that of LCM and "
+        "AnimateLCM, or Euler ancestral, which is DDIM with eta 1 (euler, or what the released loop has)",
+        _choice(*SOLVERS), "one of " + ", ".join(SOLVERS), choices=SOLVERS)
     loop: str = _declare(
         "", "image model", "run one of the authors' released loops, move by move", _choice("", *RELEASED),
         "one of " + ", ".join(RELEASED), choices=RELEASED)
@@ -171,7 +212,7 @@ class Settings:
                 continue
             try:
                 object.__setattr__(self, name, declared.check(value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError, RuntimeError):  # the last: no such user's home
                 raise OptionError(name, value, declared.allowed) from None
         if not isinstance(self.options, Options):
             object.__setattr__(self, "options", Options.from_dict(self.options))
@@ -179,9 +220,11 @@ class Settings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
         """Settings by name, as JSON carries them; what is left out has its default."""
+        if not isinstance(values, Mapping):
+            raise OptionError("settings", shown(values), "an object of settings by name", "is none")
         for name in values:
             if name not in FIELDS and name != "options":
-                near = difflib.get_close_matches(str(name), FIELDS, n=1)
+                near = difflib.get_close_matches(str(name)[:60], FIELDS, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise OptionError(str(name), values[name], ", ".join(FIELDS) + ", options", f"is no setting{hint}")
         return cls(**values)

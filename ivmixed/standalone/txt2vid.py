@@ -1,10 +1,11 @@
 """Settings in, clip out: chooses device and precision, loads the models, runs the sampler."""
 from __future__ import annotations
 
-import json
+import logging
+import os
+import re
 import secrets
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ import torch
 from ..options import OptionError
 from ..plan import Plan
 from ..schedule import Schedule
-from . import box, loading
-from .pipeline import Clip, IVMixedPipeline, StepCallback, plan_of
+from ..untrusted import shown
+from . import box, loading, videocrafter
+from .noise import IN_FOLDERS, SCALED_LINEAR, Noise
+from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
 from .settings import BOX, Settings
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -21,11 +24,14 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def choose_device(name: str = "auto") -> torch.device:
     """"auto": CUDA, then Apple's MPS, then the CPU. Raises OptionError for a device that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
-    if not there.get(name.split(":")[0]):
-        raise OptionError("device", name, "auto, " + ", ".join(kind for kind, present in there.items() if present))
+        return torch.device(next(kind for kind, count in there.items() if count))
+    match = re.fullmatch(r"(cuda|mps|cpu)(?::(\d{1,3}))?", name, re.ASCII)
+    if match is None or int(match[2] or 0) >= there[match[1]]:
+        names = [kind if count == 1 else f"{kind} or {kind}:0 to {kind}:{count - 1}"
+                 for kind, count in there.items() if count]
+        raise OptionError("device", shown(name), "auto, " + ", ".join(names))
     return torch.device(name)
 
 
@@ -36,7 +42,11 @@ def complete(settings: Settings, device: torch.device) -> Settings:
         precision = "fp32" if device.type == "cpu" else "fp16"
     seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
     frames = settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
-    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings))
+    fps, playback = settings.fps or Clip.fps, settings.playback_fps
+    if is_told_fps(settings):
+        fps, playback = settings.fps or videocrafter.FPS, playback or Clip.fps
+    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings), fps=fps,
+                   playback_fps=playback)
 
 
 def _cfg(settings: Settings) -> float:
@@ -44,15 +54,41 @@ def _cfg(settings: Settings) -> float:
     return suggested if settings.cfg is None else settings.cfg
 
 
+def is_told_fps(settings: Settings) -> bool:
+    """Whether the video model is told the frames a second. Raises `loading.LoadError`."""
+    return loading.is_videocrafter(_checkpoint(settings))
+
+
+def playback(settings: Settings) -> float:
+    """Frames a second at which the clip plays. Raises `loading.LoadError`."""
+    own = None if is_told_fps(settings) else settings.fps
+    return settings.playback_fps or own or Clip.fps
+
+
 def check(settings: Settings) -> None:
     """Refuses what can be refused without loading a model: OptionError, `loading.LoadError`."""
     checkpoint = _checkpoint(settings)
-    kind = loading.check(checkpoint, settings.motion_module, image_checkpoint=settings.image_checkpoint,
-                         image_lora=settings.image_lora, vae=settings.vae)
-    if kind == loading.MODELSCOPE and settings.image_checkpoint is None:
-        raise loading.LoadError("image_checkpoint", None, f"is missing: {checkpoint} has no image model in it")
     if not settings.prompt.strip():
         raise OptionError("prompt", settings.prompt, "a text that says what the clip shows", "is empty")
+    check_prompts(settings.prompt, settings.negative_prompt, settings.options)
+    for name in ("image_prediction", "image_zero_snr"):
+        if getattr(settings, name) is not None and settings.image_checkpoint is None:
+            raise OptionError(name, getattr(settings, name), "nothing without image_checkpoint")
+    kind = loading.check(checkpoint, settings.motion_module, image_checkpoint=settings.image_checkpoint,
+                         lora=settings.lora, image_lora=settings.image_lora, vae=settings.vae)
+    if kind in loading.BY_ITSELF and settings.image_checkpoint is None:
+        raise loading.LoadError("image_checkpoint", None, f"is missing: {checkpoint} has no image model in it")
+    if kind == loading.VIDEOCRAFTER:
+        videocrafter.check_frames(settings.frames or 1)
+    elif settings.fps and settings.playback_fps and settings.fps != settings.playback_fps:
+        raise OptionError("fps", settings.fps, f"playback_fps, {settings.playback_fps:g}, or nothing: this model is "
+                                               "not told the frames a second")
+    most = loading.most_frames(checkpoint, settings.motion_module)
+    if most is not None and settings.frames is not None and settings.frames > most:
+        raise OptionError("frames", settings.frames, f"a whole number from 1 to {most} with this motion module")
+    scale = loading.vae_scale(checkpoint)
+    if any(side % scale for side in settings.size or ()):
+        raise OptionError("size", settings.size, f"sides that are multiples of {scale} pixels with this checkpoint")
     plan(settings)
 
 
@@ -60,34 +96,38 @@ def plan(settings: Settings) -> Plan:
     """The moves that a run with these settings makes, from the noise tables alone; no model is loaded."""
     video, image = noise_tables(settings)
     return plan_of(video, image, settings.steps, settings.options, cfg_scale=_cfg(settings),
-                   solver=settings.solver, loop=settings.loop, vae_scale=_vae_scale(Path(_checkpoint(settings))))
+                   solver=settings.solver, loop=settings.loop, vae_scale=loading.vae_scale(_checkpoint(settings)))
+
+
+def noises(settings: Settings) -> dict[str, Noise]:
+    """What the video and the image model predict, and their noise: what their files say, or your settings.
+
+    Single files have AnimateDiff's table and their own, which is Stable Diffusion's where they say nothing; a
+    diffusers folder says its own. Raises `loading.LoadError`.
+    """
+    checkpoint = _checkpoint(settings)
+    video = loading.video_noise(checkpoint, settings.motion_module, settings.prediction, settings.zero_snr)
+    if settings.image_checkpoint:
+        image = loading.noise("image_checkpoint", settings.image_checkpoint).override(
+            settings.image_prediction, settings.image_zero_snr)
+    else:
+        image = loading.noise("checkpoint", checkpoint).override(settings.prediction, settings.zero_snr)
+        if os.path.isdir(checkpoint) and settings.motion_module is None:  # its table is that of its motion
+            image = replace(image, betas=SCALED_LINEAR)
+    return {"video": video, "image": image}
+
+
+def said(settings: Settings) -> list[str]:
+    """A line for each model that is not what its kind is where files and settings say nothing, and who says so."""
+    found = noises(settings)
+    return [f"{name} model: {noise} (from {', '.join(noise.said)})" for name, noise in found.items()
+            if noise.said and (noise.said != IN_FOLDERS or noise.prediction != "epsilon" or noise.zero_snr)]
 
 
 def noise_tables(settings: Settings) -> tuple[Schedule, Schedule]:
-    """The tables of the video and of the image model: single files have AnimateDiff's and Stable Diffusion's, a
-    diffusers folder says its own."""
-    folder = Path(_checkpoint(settings))
-    linear, scaled = Schedule.linear(), Schedule.scaled_linear()
-    own = _folder_table(folder)
-    video = linear if own is None or settings.motion_module else own
-    other = settings.image_checkpoint or (None if own is None or video is own else str(folder))
-    return video, (_folder_table(Path(other)) if other else None) or scaled
-
-
-def _vae_scale(folder: Path) -> int:
-    """Pixels a latent pixel, on a side: Stable Diffusion's 8, unless a diffusers folder says otherwise."""
-    config = folder / "vae" / "config.json"
-    return 2 ** (len(json.loads(config.read_text())["block_out_channels"]) - 1) if config.is_file() else 8
-
-
-def _folder_table(folder: Path) -> Schedule | None:
-    """The table that a diffusers folder's scheduler has."""
-    from diffusers import DDIMScheduler
-
-    if not (folder / "scheduler" / "scheduler_config.json").is_file():
-        return None
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    return Schedule(DDIMScheduler.from_config(config).alphas_cumprod.tolist())
+    """The tables of the video and of the image model, see `noises`."""
+    taken = noises(settings)
+    return taken["video"].table(), taken["image"].table()
 
 
 def load(settings: Settings, device: torch.device, *, offload: bool = False, vae_slicing: bool = False,
@@ -97,12 +137,22 @@ def load(settings: Settings, device: torch.device, *, offload: bool = False, vae
     ``offload``: models stay on the CPU while they are not needed (diffusers' model offload). ``vae_slicing``: the VAE
     takes one frame at a time. ``attention_slicing``: attention is computed in parts. Raises `loading.LoadError`.
     """
+    for line in said(settings):
+        logging.getLogger(__name__).info("IV-mixed: %s", line)
     dtype = _DTYPES[settings.precision]
-    video = loading.load_video(_checkpoint(settings), settings.motion_module, vae=settings.vae, dtype=dtype)
+    video = loading.load_video(
+        _checkpoint(settings), settings.motion_module, lora=settings.lora, vae=settings.vae,
+        prediction=settings.prediction, zero_snr=settings.zero_snr, dtype=dtype)
     image = None
-    if settings.image_checkpoint or settings.image_lora:
-        image = loading.load_image(settings.image_checkpoint or _checkpoint(settings), loras=settings.image_lora,
-                                   dtype=dtype)
+    if settings.image_checkpoint:
+        image = loading.load_image(
+            settings.image_checkpoint, loras=settings.image_lora, prediction=settings.image_prediction,
+            zero_snr=settings.image_zero_snr, dtype=dtype)
+    elif settings.image_lora:
+        image = loading.load_image(
+            _checkpoint(settings), loras=[*settings.lora, *settings.image_lora], prediction=settings.prediction,
+            zero_snr=settings.zero_snr, dtype=dtype)
+    if image is not None:
         image.vae = None  # latents go in and come out
     if vae_slicing:
         video.vae.enable_slicing()
@@ -144,6 +194,7 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=settings.steps, cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
         solver=settings.solver, loop=settings.loop, image_chunk=settings.image_chunk, fps=settings.fps,
+        playback_fps=settings.playback_fps,
         callback_on_step_end=callback_on_step_end, progress=progress,
     )
     made: dict[str, Any] = replace(settings, size=(width, height)).to_dict()

@@ -17,15 +17,18 @@ from diffusers import UNet3DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor
 
+from ..motion.files import Tensors
 from ..options import OptionError
-
-Tensors = Mapping[str, Tensor]
+from . import assemble
 
 NAME = "VideoCrafter2"
 FRAMES = 16
 """The length of the clips that it was trained on, its ``temporal_length``."""
 FPS = 28.0
 """The frames a second that its own script, ``scripts/run_text2video.sh``, asks for."""
+
+PADDING = "!"
+"""Token 0, which OpenCLIP fills a text up with."""
 
 NETWORK, TEXT, VAE = "model.diffusion_model.", "cond_stage_model.model.", "first_stage_model."
 IGNORED = (TEXT + "logit_scale", TEXT + "text_projection", TEXT + "attn_mask")
@@ -43,7 +46,8 @@ class _TimeEmbedding(TimestepEmbedding):
     """diffusers' time embedding, to which another is added."""
 
     def forward(self, sample: Tensor, condition: Tensor) -> Tensor:
-        return super().forward(sample) + condition
+        out: Tensor = super().forward(sample) + condition
+        return out
 
 
 class VideoCrafterUNet(UNet3DConditionModel):
@@ -53,7 +57,8 @@ class VideoCrafterUNet(UNet3DConditionModel):
     the same. The arguments are those of `UNet3DConditionModel`.
     """
 
-    @functools.wraps(UNet3DConditionModel.__init__)  # diffusers reads the names of the configuration from it
+    # diffusers reads the names of the configuration from the signature
+    @functools.wraps(UNet3DConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         width = self.config.block_out_channels[0]
@@ -106,6 +111,13 @@ def in_file(name: str, levels: int) -> str:
     return ".".join([NETWORK + block, str(place), *rest])
 
 
+def of_conversion(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a UNet in a diffusers folder as one of `VideoCrafterUNet`, whatever its class is called."""
+    own = {"_class_name": VideoCrafterUNet.__name__, "sample_size": [40, 64]}
+    return own | {key: value for key, value in config.items() if key not in ("_class_name", "fps_cond")
+                  and (key, value) != ("sample_size", None)}
+
+
 def _shape(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     """The shape of a tensor that tells how wide a network is. Raises ValueError."""
     tensor = tensors.get(name)
@@ -141,28 +153,18 @@ def unet_config(tensors: Tensors) -> dict[str, Any]:
         "block_out_channels": widths, "cross_attention_dim": text, "attention_head_dim": head}
 
 
-def unet_state(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def unet_state(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     """The tensors of a file's network under the names of the `VideoCrafterUNet` of ``config``.
 
     Raises ValueError, which names the first tensor that is missing, has no place there or another shape.
     """
-    with torch.device("meta"):
-        wanted = VideoCrafterUNet(**config).state_dict()
+    wanted = assemble.shapes(VideoCrafterUNet.__name__, config)
     names = {name: in_file(name, len(config["block_out_channels"])) for name in wanted}
     return _fitted(names, wanted, {name: tensor for name, tensor in tensors.items() if name.startswith(NETWORK)})
 
 
-def load_unet(tensors: Tensors, dtype: torch.dtype) -> VideoCrafterUNet:
-    """The network of a file, on the CPU in ``dtype``. Raises ValueError."""
-    config = unet_config(tensors)
-    with torch.device("meta"):
-        unet = VideoCrafterUNet(**config)
-    unet.load_state_dict(unet_state(tensors, config), assign=True)
-    return unet.to(dtype).eval()
-
-
-def _fitted(names: Mapping[str, str], wanted: Tensors, given: Tensors) -> dict[str, Tensor]:
-    """``given`` under a network's own names. ``names``: our name -> theirs, ``wanted``: the network's tensors.
+def _fitted(names: Mapping[str, str], wanted: Mapping[str, torch.Size], given: Tensors) -> Tensors:
+    """``given`` under a network's own names. ``names``: our name -> theirs, ``wanted``: the shapes of the network.
 
     Kernels of one pixel may be linear layers. Raises ValueError.
     """
@@ -172,9 +174,9 @@ def _fitted(names: Mapping[str, str], wanted: Tensors, given: Tensors) -> dict[s
     missing = [theirs for theirs in names.values() if theirs not in given]
     if missing:
         raise ValueError(f"lacks {len(missing)} tensors, {missing[0]} among them")
-    state = {}
+    state: Tensors = {}
     for ours, theirs in names.items():
-        tensor, shape = given[theirs], tuple(wanted[ours].shape)
+        tensor, shape = given[theirs], tuple(wanted[ours])
         part = ours.split(".")[-2]
         if part in _THIRDS and tensor.ndim and len(tensor) == 3 * shape[0]:
             tensor = tensor.chunk(3)[_THIRDS.index(part)]
@@ -221,15 +223,12 @@ def text_config(tensors: Tensors) -> dict[str, Any]:
         "bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0}
 
 
-def text_state(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def text_state(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     """The tensors of a file's text encoder under the names of transformers' CLIPTextModel of ``config``.
 
     Raises ValueError as `unet_state`.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.device("meta"):
-        wanted = CLIPTextModel(CLIPTextConfig(**config)).state_dict()
+    wanted = assemble.shapes("CLIPTextModel", config)
     names = {name: text_in_file(name) for name in wanted if not name.endswith("position_ids")}
     last = f"{TEXT}transformer.resblocks.{config['num_hidden_layers']}."
     own = {name: tensor for name, tensor in tensors.items() if name.startswith("cond_stage_model.")}
@@ -237,19 +236,25 @@ def text_state(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Tensor]
                                    if name not in IGNORED and not name.startswith(last)})
 
 
-def load_text_encoder(tensors: Tensors, dtype: torch.dtype) -> Any:
-    """OpenCLIP's text encoder without its last layer, as transformers' CLIPTextModel, on the CPU in ``dtype``.
+def parts_of(tensors: Tensors, vae: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any], Tensors]]:
+    """Class, configuration and tensors of the networks in a file; ``vae``: the configuration of Stable Diffusion's VAE.
 
-    Its embeddings are those of the last layer but one, after the final norm. Raises ValueError.
+    The text encoder's embeddings are those of its last layer but one, after the final norm. Raises ValueError for what
+    is missing, left over or of another shape.
     """
-    from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = text_config(tensors)
-    with init_empty_weights():
-        model = CLIPTextModel(CLIPTextConfig(**config))
-    model.load_state_dict(text_state(tensors, config), strict=False, assign=True)
-    return model.to(dtype).eval()
+    assemble.left_over(name for name in tensors if not name.startswith((NETWORK, VAE, "cond_stage_model."))
+                       and not assemble.HARMLESS.match(name))
+    unet, text = unet_config(tensors), text_config(tensors)
+    parts: dict[str, tuple[str, Mapping[str, Any], Tensors]] = {
+        "unet": (VideoCrafterUNet.__name__, unet, unet_state(tensors, unet)),
+        "text_encoder": ("CLIPTextModel", text, text_state(tensors, text))}
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(VAE)}
+    if own:
+        levels = range(len(vae["block_out_channels"]))
+        widths = [_shape(own, f"{VAE}encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
+        vae = {**vae, "block_out_channels": widths}
+        parts["vae"] = ("AutoencoderKL", vae, assemble.vae_state(own, vae))
+    return parts
 
 
 def kind(tensors: Tensors) -> str | None:

@@ -14,9 +14,12 @@ import bisect
 import math
 from collections.abc import Iterable
 
-TERMINAL_ABAR = 4.8973451890853435e-08
-"""What stands for an abar of 0, as in AUTOMATIC1111, Forge and ComfyUI: sigma 4519, where a latent is noise to the last
-digit of a float32."""
+TERMINAL_ABAR = 2.0**-24
+"""What stands for an abar of 0, as in diffusers: sigma 4096, where a latent is noise to the last digit of a float32."""
+
+ZERO_SNR_ABAR = 4.8973451890853435e-08
+"""The last abar of a table that is rescaled to zero terminal SNR, as in AUTOMATIC1111, Forge and ComfyUI: sigma 4519,
+beyond all others of AnimateDiff's table too, whose last but one becomes 3991."""
 
 VIDEOCRAFTER2_SCALE = tuple(1 - 0.3 * min(t / 399, 1) for t in range(1000))
 """What VideoCrafter2's clips were scaled by, by timestep. Source: AILab-CVC/VideoCrafter, ``use_scale`` and ``scale_b``
@@ -102,11 +105,14 @@ class Schedule:
         return self._unscaled or self
 
     def with_zero_snr(self) -> Schedule:
-        """The table shifted and scaled so that it begins where it did and ends in pure noise (sigma that of
-        `TERMINAL_ABAR`): zero terminal SNR, Lin et al., arXiv 2305.08891, algorithm 1. Without an input scale."""
+        """The table shifted and scaled so that it begins where it did and ends in noise alone, `ZERO_SNR_ABAR`
+        or less where the last but one is there already: zero terminal SNR, Lin et al., arXiv 2305.08891, algorithm 1.
+        Without an input scale.
+        """
         roots = [math.sqrt(abar) for abar in self.abars]
         first, last = roots[0], roots[-1]
-        return Schedule(((root - last) * first / (first - last)) ** 2 for root in roots)
+        table = [((root - last) * first / (first - last)) ** 2 for root in roots[:-1]]
+        return Schedule([*table, ZERO_SNR_ABAR if table[-1] > ZERO_SNR_ABAR else table[-1] / 2])
 
     def _set(self, sigmas: Iterable[float]) -> None:
         self.sigmas = tuple(sigmas)

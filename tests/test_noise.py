@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ivmixed import OptionError, Schedule
-from ivmixed.schedule import TERMINAL_ABAR
+from ivmixed.schedule import ZERO_SNR_ABAR
 from ivmixed.standalone import Settings, loading
 from ivmixed.standalone.loading import LoadError
 from ivmixed.standalone.noise import LINEAR, Noise, NoiseError
@@ -30,9 +30,10 @@ def params(**values):
 
 
 def test_zero_terminal_snr_ends_in_noise_and_keeps_the_beginning():
+    assert Schedule.scaled_linear(0.001, 0.02).with_zero_snr().sigma_max > 4519  # whose last but one is beyond 4519
     for table in (Schedule.scaled_linear(), Schedule.linear()):
         rescaled = table.with_zero_snr()
-        assert rescaled.sigma_max == pytest.approx(((1 - TERMINAL_ABAR) / TERMINAL_ABAR) ** 0.5)
+        assert rescaled.sigma_max == pytest.approx(((1 - ZERO_SNR_ABAR) / ZERO_SNR_ABAR) ** 0.5)
         assert rescaled.sigma_min == pytest.approx(table.sigma_min) and len(rescaled) == 1000
         # Lin et al., algorithm 1
         roots = torch.tensor(table.abars, dtype=torch.float64).sqrt()
@@ -47,7 +48,8 @@ def test_diffusers_scheduler_has_the_same_table(prediction, zero_snr, betas):
     scheduler = noise.scheduler()
     assert scheduler.config.prediction_type == prediction
     theirs = Schedule(scheduler.alphas_cumprod.double().tolist())
-    assert theirs.sigmas == pytest.approx(noise.table().sigmas, rel=1e-3)
+    assert theirs.sigmas[:-1] == pytest.approx(noise.table().sigmas[:-1], rel=1e-3)
+    assert theirs.sigmas[-1] == pytest.approx(4096 if zero_snr else noise.table().sigmas[-1], rel=1e-3)
 
 
 @pytest.mark.parametrize("tensors, yaml, prediction, zero_snr, said", [

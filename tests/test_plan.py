@@ -572,7 +572,7 @@ def test_skipping_leaves_the_largest_sigma_itself_to_the_image_model():
 @pytest.mark.parametrize("above", ["clamp", "skip"])
 @pytest.mark.parametrize("match", ["sigma", "timestep"])
 def test_a_video_table_that_ends_in_nothing_but_noise(match, above):
-    """Zero terminal SNR: sigma 4519, three hundred times the image model's largest."""
+    """Zero terminal SNR: sigma 4096, three hundred times the image model's largest."""
     video = Schedule([*(1 / (1 + sigma**2) for sigma in IMAGE.sigmas[:-1]), 0.0])
     levels = [video.timestep_to_sigma(999 * (1 - k / 9)) for k in range(10)] + [0.0]
     plan = make_plan(Options(schedule_match=match, above_sigma_max=above), levels, video, IMAGE)

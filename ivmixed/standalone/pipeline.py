@@ -66,12 +66,13 @@ class IVMixedPipeline:
     ``enable_model_cpu_offload()``) and its scheduler's noise table and prediction are used. ``image``: a
     StableDiffusionPipeline of the same latent space; without it the image model is AnimateDiff's UNet without its
     motion modules, which takes no memory. ``image_table``: the noise table that the image model was trained on, where
-    it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table. Raises ValueError where a
-    pipeline other than AnimateDiff's comes without an image pipeline, or one predicts neither noise nor v.
+    it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table. ``video_table``: that of
+    the video model, where it is not its scheduler's. Raises ValueError where a pipeline other than AnimateDiff's comes
+    without an image pipeline, or one predicts neither noise nor v.
     """
 
     def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,
-                 image_table: Schedule | None = None):
+                 image_table: Schedule | None = None, video_table: Schedule | None = None):
         self.video, self.image = video, image
         for pipeline in filter(None, (video, image)):
             if _prediction(pipeline) not in PREDICTIONS:
@@ -79,7 +80,7 @@ class IVMixedPipeline:
                                  + ", ".join(PREDICTIONS))
         if image is None and not isinstance(video.unet, UNetMotionModel):
             raise ValueError(f"{type(video).__name__} has no image model inside: give a StableDiffusionPipeline too")
-        self.video_table = noise_table(video)
+        self.video_table = video_table or noise_table(video)
         self.image_table = image_table or (noise_table(image) if image is not None else Schedule.scaled_linear())
 
     @property

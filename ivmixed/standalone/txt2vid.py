@@ -165,7 +165,8 @@ def load(settings: Settings, device: torch.device, *, offload: bool = False, vae
             with loading.quiet():
                 pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
-    return IVMixedPipeline(video, image, noise_tables(settings)[1])
+    video_table, image_table = noise_tables(settings)
+    return IVMixedPipeline(video, image, image_table, video_table)
 
 
 def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline | None = None,

@@ -145,11 +145,6 @@ def image(folder):
     return tiny.saved(folder / "image", tiny.stable_diffusion())
 
 
-def the_same(one, other):
-    own, theirs = one.state_dict(), other.state_dict()
-    return own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
-
-
 def test_the_layout_has_as_many_tensors_as_real_files():
     assert len(made.unet_shapes(**made.FULL)) == 1484
     tensors = {name: torch.empty(shape, device="meta") for name, shape in made.unet_shapes(**made.FULL).items()}
@@ -158,23 +153,11 @@ def test_the_layout_has_as_many_tensors_as_real_files():
     assert len(videocrafter.unet_state(tensors, config)) == 1484
 
 
-@pytest.mark.parametrize("form", ["ckpt", "folder", "conversion"])
-def test_every_form_is_the_same_model(form, video, tensors, tmp_path):
-    path = tmp_path / "model"
-    if form == "ckpt":
-        path = tmp_path / "model.ckpt"
-        torch.save({"state_dict": tensors, "global_step": 1}, path)
-    else:
-        video.save_pretrained(path)
-    if form == "conversion":  # as the one that the method's authors took, whose classes diffusers does not have
-        for name, changes in (("model_index.json", {"_class_name": "VideoCrafterPipeline", "unet": [
-                "unet_3d_videocrafter", "UNet3DVideoCrafterConditionModel"]}), ("unet/config.json", {
-                "_class_name": "UNet3DVideoCrafterConditionModel", "fps_cond": True, "sample_size": None})):
-            (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | changes))
-    assert check(path, image_checkpoint=None) == loading.VIDEOCRAFTER
-    pipe = load_video(path)
+def is_the_same_model(pipe, video):
     assert type(pipe) is TextToVideoPipeline and type(pipe.unet) is videocrafter.VideoCrafterUNet
-    assert all(the_same(getattr(pipe, part), getattr(video, part)) for part in ("unet", "text_encoder", "vae"))
+    for part in ("unet", "text_encoder", "vae"):
+        own, other = (getattr(model, part).state_dict() for model in (pipe, video))
+        assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     mixed = IVMixedPipeline(pipe, tiny.stable_diffusion())
     assert mixed.size == (512, 320) and mixed.video_table.sigmas == pytest.approx(TRUE.sigmas, rel=1e-4)
     for text in ("hello! two kites", ""):
@@ -182,6 +165,26 @@ def test_every_form_is_the_same_model(form, video, tensors, tmp_path):
         assert ids[0] == 49406 and ids[ids.index(49407) + 1:] == [0] * (76 - ids.index(49407))
         assert ids == video.tokenizer(text, padding="max_length").input_ids
     assert pipe.tokenizer("hello!").input_ids == [49406, 3306, 256, 49407]
+
+
+def test_a_ckpt_is_the_same_model_as_a_safetensors(video, tensors, tmp_path):
+    torch.save({"state_dict": tensors, "global_step": 1}, tmp_path / "model.ckpt")
+    is_the_same_model(load_video(tmp_path / "model.ckpt"), video)
+
+
+def test_so_is_a_folder_by_whatever_classes(video, tmp_path):
+    """Ours, and those of the conversion that the method's authors took, which diffusers does not have."""
+    video.save_pretrained(tmp_path)
+    assert check(tmp_path) == loading.VIDEOCRAFTER
+    for name, changes in (("model_index.json", {"_class_name": "VideoCrafterPipeline", "unet": [
+            "unet_3d_videocrafter", "UNet3DVideoCrafterConditionModel"]}), ("unet/config.json", {
+            "_class_name": "UNet3DVideoCrafterConditionModel", "fps_cond": True, "sample_size": None})):
+        (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | changes))
+    assert check(tmp_path) == loading.VIDEOCRAFTER
+    is_the_same_model(load_video(tmp_path), video)
+    DDIMScheduler(**{**tiny.SCALED, "num_train_timesteps": 500}).save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(LoadError, match="a table of 500 timesteps, where VideoCrafter2 has 1000"):
+        check(tmp_path)
 
 
 def test_the_weights_are_those_of_the_file(video, tensors):
@@ -237,21 +240,21 @@ def run(capsys, *args):
 
 
 def test_a_clip_from_the_single_file_and_once_more_from_the_clip(capsys, file, image, tmp_path):
-    given = ["--checkpoint", file, "--image-checkpoint", image, "--size", "32x16", "--frames", 2, "--steps", 2,
-             "--prompt", "a red kite", "--preset", "paper-videocrafter", "--z-percent", 0, "--seed", 3]
-    code, out, error = run(capsys, *given, "--out", tmp_path / "a.png", "--json", "--compare", "--image-chunk", 1,
-                           "--vae-slicing", "--attention-slicing", "--offload")
+    switches = ["--vae-slicing", "--attention-slicing", "--offload"]
+    code, out, error = run(
+        capsys, "--checkpoint", file, "--image-checkpoint", image, "--size", "32x16", "--frames", 2, "--steps", 2,
+        "--prompt", "a red kite", "--preset", "paper-videocrafter", "--z-percent", 0, "--seed", 3, "--image-chunk", 1,
+        "--solver", "euler_ancestral", "--out", tmp_path / "a.png", "--json", "--compare", *switches)
     report = json.loads(out)
     assert code == 0 and "told 28 frames a second" in error and report["plan"].startswith("IV-IV, 1 of 2 steps active")
     assert report["models"]["video"]["sigma_max"] == pytest.approx(20.878, abs=1e-3)
     settings = read_settings(tmp_path / "a.png")
     assert (settings["fps"], settings["playback_fps"], settings["cfg"]) == (28, 8, 9)
-    again = ["--from", tmp_path / "a.png", "--trust-paths"]
-    assert run(capsys, *again, "--out", tmp_path / "b.png")[0] == 0
-    assert run(capsys, *again, "--fps", 8, "--playback-fps", 12, "--out", tmp_path / "c.gif")[0] == 0
-    first, same, (other, rate) = (read_clip(tmp_path / name) for name in ("a.png", "b.png", "c.gif"))
-    assert (first[0] == same[0]).all() and (first[0] != other).any() and rate == pytest.approx(12, abs=0.5)
-    assert (first[0] != read_clip(tmp_path / "a-plain.png")[0]).any()
+    code, *_ = run(capsys, "--from", tmp_path / "a.png", "--trust-paths", "--playback-fps", 12, "--out",
+                   tmp_path / "b.png", *switches)
+    (first, _), (same, rate) = (read_clip(tmp_path / name) for name in ("a.png", "b.png"))
+    assert code == 0 and (first == same).all() and rate == pytest.approx(12, abs=0.5)
+    assert (first != read_clip(tmp_path / "a-plain.png")[0]).any()
 
 
 @pytest.mark.parametrize("change, words", [
@@ -285,7 +288,9 @@ def test_the_image_model_is_asked_where_its_own_table_has_the_true_noise(file, i
     skipping = txt2vid.plan(Settings(**{**settings.to_dict(), "options": {"above_sigma_max": "skip"}}))
     assert skipping.count("image") == plan.count("image") - 1 and skipping.evaluations == plan.evaluations
     released = txt2vid.plan(Settings(**{**settings.to_dict(), "loop": "videocrafter", "cfg": 9}))
-    assert released == released_plan("videocrafter", 6, PLAIN, cfg_scale=9, interval=(0, 5))
+    assert released == released_plan("videocrafter", 6, TRUE.unscaled, cfg_scale=9, interval=(0, 5),
+                                     image_resize="change")
+    assert TRUE.unscaled.sigmas == pytest.approx(PLAIN.sigmas)
 
 
 @torch.no_grad()
@@ -308,13 +313,6 @@ def test_the_pipeline_asks_as_the_original_does_and_the_released_loop_does_not(v
     torch.testing.assert_close(asked[1][0], latents[0])  # what the callback is shown is what the network is asked about
     a, b = (TRUE.timestep_to_abar(t) for t in (999, 499.5))
     assert (latents[0] - latents[3]).abs().max() > 1e-2 and a < b
-
-
-def test_a_scheduler_of_another_length_is_refused(video, tmp_path):
-    video.save_pretrained(tmp_path / "model")
-    DDIMScheduler(**{**tiny.SCALED, "num_train_timesteps": 500}).save_pretrained(tmp_path / "model" / "scheduler")
-    with pytest.raises(LoadError, match="a table of 500 timesteps, where VideoCrafter2 has 1000"):
-        check(tmp_path / "model")
 
 
 def test_the_file_may_lack_its_vae_where_another_is_given(tensors, image, tmp_path):

@@ -169,6 +169,8 @@ def video_noise(checkpoint: Source, motion_module: Source | None, prediction: st
     """The same of the video model: AnimateDiff's motion modules bring a table of their own. Raises LoadError."""
     own = noise("checkpoint", checkpoint).override(prediction, zero_snr)
     if is_videocrafter(checkpoint):
+        if own.prediction != "epsilon":
+            raise LoadError("checkpoint", checkpoint, f"is {VIDEOCRAFTER}, which predicts noise, not {own.prediction}")
         return replace(own, scaled=True)
     whole = os.path.isdir(checkpoint) and motion_module is None
     return own if whole else own.with_motion()

@@ -33,9 +33,9 @@ SAME_LEVEL = 1e-6
 """Noise levels closer than this (relative) are one: float32 schedules meet a table's ends only up to rounding."""
 
 
-SOLVERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
-"""How the ordinary step may be taken: Euler (DDIM), DPM-Solver++(2M), the latter's stochastic kin, and that of
-distilled models (LCM, AnimateLCM)."""
+SOLVERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "euler_ancestral")
+"""How the ordinary step may be taken: Euler (DDIM), DPM-Solver++(2M), the latter's stochastic kin, that of distilled
+models (LCM, AnimateLCM), and Euler ancestral (DDIM with eta 1)."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def released_plan(
 def _outer_levels(solver: str, steps: int, schedule: Schedule) -> tuple[list[int], list[tuple[float, float]]]:
     """Timestep labels of the outer steps, and the levels (from, to) of their ordinary moves, as diffusers has them."""
     last = len(schedule) - 1
-    if solver == "euler":
+    if solver in ("euler", "euler_ancestral"):
         # DDIMScheduler, timestep_spacing "linspace", set_alpha_to_one False
         spacing = last / max(steps - 1, 1)
         labels = [round(k * spacing) for k in reversed(range(steps))]

@@ -95,12 +95,13 @@ def sample_iv_mixed(
     it. ``on_step_end``: after an outer step, with its
     ordinary move and the new latent (float32 at least); returns the latent to go on with. ``disable``: no progress bar;
     it counts evaluations.
-    ``options`` or ``plan``: what to run; tables for matching noise levels are read from the models' ``sigmas`` where
-    they have them. ``noise_sampler(sigma_from, sigma_to)``: noise like ``x``, of variance 1, for moves that add fresh
+    ``options`` or ``plan``: what to run; tables for matching noise levels are the models' ``schedule``, a `Schedule`,
+    or are made of their ``sigmas``, where they have one of the two.
+    ``noise_sampler(sigma_from, sigma_to)``: noise like ``x``, of variance 1, for moves that add fresh
     noise; torch's default generator where not given. ``step_noise_sampler``: the same for the ordinary step of the
-    solvers dpmpp_2m_sde and lcm, such as k-diffusion's Brownian tree, which gives the same noise for the same two
-    levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction asks its model
-    about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
+    solvers euler_ancestral, dpmpp_2m_sde and lcm, such as k-diffusion's Brownian tree, which gives the same noise for
+    the same two levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction
+    asks its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
 
     Returns the latent at sigmas[-1], shape and dtype of ``x``. Raises OptionError and ValueError before the first
     evaluation, NonFiniteError as soon as a non-finite latent is seen.
@@ -118,7 +119,7 @@ def sample_iv_mixed(
     ones = x.new_ones([x.shape[0]])
     watch = _FiniteWatch(plan, x.device)
     noise = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
-    solver = _SOLVERS[plan.solver](step_noise_sampler or noise, sigmas.dtype)
+    solver = _SOLVERS[plan.solver](step_noise_sampler or noise, sigmas.dtype, _table(model))
     level = float(sigmas[0])
     asked: dict[str, tuple[Tensor, Tensor, float]] = {}  # of each model's latest evaluation: x, x in its dtype, sigma
 
@@ -171,7 +172,9 @@ def sample_iv_mixed(
 
 
 def _table(model: Denoiser) -> Schedule | None:
-    sigmas = getattr(model, "sigmas", None)
+    own, sigmas = getattr(model, "schedule", None), getattr(model, "sigmas", None)
+    if isinstance(own, Schedule):
+        return own
     return None if sigmas is None else Schedule.from_sigmas(sigmas.tolist())
 
 
@@ -214,16 +217,32 @@ solver remembers is of ordinary moves of that model alone: the extra loop comes 
 the image model takes over it finds another denoised latent, whose difference is no change along the way."""
 
 
-def _euler(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
+def _euler(noise_sampler: NoiseSampler, dtype: torch.dtype, table: Schedule | None) -> Solver:
     """DDIM: one Euler move (k-diffusion's ``sample_euler`` without churn)."""
     return lambda x, denoised, move: x + (x - denoised) / move.sigma_from * (move.sigma_to - move.sigma_from)
+
+
+def _euler_ancestral(noise_sampler: NoiseSampler, dtype: torch.dtype, table: Schedule | None) -> Solver:
+    """DDIM with eta 1 (arXiv 2010.02502, equation 16; k-diffusion's ``sample_euler_ancestral``).
+
+    How much of the noise is fresh, that equation says by the table's abar, so an input scale is not in it.
+    """
+    def plain(sigma: float) -> float:
+        return sigma if table is None else sigma * table.input_scale(sigma)
+
+    def step(x: Tensor, denoised: Tensor, move: Move) -> Tensor:
+        fresh = move.sigma_to * math.sqrt(1 - (plain(move.sigma_to) / plain(move.sigma_from)) ** 2)
+        kept = math.sqrt(move.sigma_to**2 - fresh**2)
+        x = x + (x - denoised) / move.sigma_from * (kept - move.sigma_from)
+        return x if fresh == 0 else x + noise_sampler(move.sigma_from, move.sigma_to) * fresh
+    return step
 
 
 class _Dpmpp:
     """What the two multistep solvers share. Levels are scalars on the CPU, in the precision of the sampler's sigmas,
     and every operation is k-diffusion's, in its order: without an extra loop the results are its own to the bit."""
 
-    def __init__(self, noise_sampler: NoiseSampler, dtype: torch.dtype):
+    def __init__(self, noise_sampler: NoiseSampler, dtype: torch.dtype, table: Schedule | None):
         self.noise_sampler, self.dtype = noise_sampler, dtype
         self.model = ""
         self.before: tuple[Tensor, Tensor] | None = None
@@ -271,7 +290,7 @@ class _Dpmpp2mSde(_Dpmpp):
         return x
 
 
-def _lcm(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
+def _lcm(noise_sampler: NoiseSampler, dtype: torch.dtype, table: Schedule | None) -> Solver:
     """Multistep consistency sampling (arXiv 2310.04378, algorithm 3): the model's answer, and fresh noise on it."""
     def step(x: Tensor, denoised: Tensor, move: Move) -> Tensor:
         if move.sigma_to == 0:
@@ -280,5 +299,6 @@ def _lcm(noise_sampler: NoiseSampler, dtype: torch.dtype) -> Solver:
     return step
 
 
-_SOLVERS: dict[str, Callable[[NoiseSampler, torch.dtype], Solver]] = {
-    "euler": _euler, "dpmpp_2m": _Dpmpp2m, "dpmpp_2m_sde": _Dpmpp2mSde, "lcm": _lcm}
+_SOLVERS: dict[str, Callable[[NoiseSampler, torch.dtype, Schedule | None], Solver]] = {
+    "euler": _euler, "dpmpp_2m": _Dpmpp2m, "dpmpp_2m_sde": _Dpmpp2mSde, "lcm": _lcm,
+    "euler_ancestral": _euler_ancestral}

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from ivmixed.motion import lora  # noqa: E402
 from ivmixed.standalone import loading  # noqa: E402
 from ivmixed.standalone.loading import LoadError, check, load_image, load_video  # noqa: E402
+from ivmixed.standalone.text_to_video import TextToVideoPipeline  # noqa: E402
 
 from .layouts import attention_block, dense, motion_shapes, norm, random, saved, sinusoids, sparse  # noqa: E402
 
@@ -441,11 +442,10 @@ def test_modelscope_loads_from_a_folder_and_takes_no_motion_module(folders, moti
         block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), cross_attention_dim=32, attention_head_dim=8,
         layers_per_block=1, norm_num_groups=32)
-    diffusers.TextToVideoSDPipeline(video.vae, video.text_encoder, video.tokenizer, unet, video.scheduler,
-                                    ).save_pretrained(tmp_path)
+    TextToVideoPipeline(video.vae, video.text_encoder, video.tokenizer, unet, video.scheduler).save_pretrained(tmp_path)
     check(tmp_path, image_checkpoint=folders / "image", config=config)
     pipe = load_video(tmp_path, config=config)
-    assert type(pipe) is diffusers.TextToVideoSDPipeline
+    assert type(pipe) is TextToVideoPipeline
     assert content(pipe.unet.state_dict()) == content(unet.state_dict())
     assert "motion_module = " in refusal(check, tmp_path, motion, config=config)
     assert "image_checkpoint = None is missing" in refusal(check, tmp_path, image_lora=[("x", 1)], config=config)

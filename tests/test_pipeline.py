@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNetMotionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 
 from ivmixed import OptionError, Options, Schedule
 from ivmixed.plan import released_plan
@@ -31,7 +31,7 @@ def released_loop(loop, video, image, steps, gamma, cfg, latents, resize=None):
 
     def eps(model, x, label, scale):
         if model == "video":
-            cond, uncond = video.encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
+            cond, uncond = StableDiffusionPipeline.encode_prompt(video, PROMPT, "cpu", 1, True, NEGATIVE)
             words = torch.cat([uncond, cond])
             if isinstance(video.unet, UNetMotionModel):
                 words = words.repeat_interleave(x.shape[2], 0)

@@ -1059,3 +1059,18 @@ def test_a_plan_that_does_not_fit_the_sigmas_is_refused():
         with pytest.raises(ValueError, match="does not fit"):
             sample_iv_mixed(lambda x, sigma, **args: pytest.fail("evaluated"), torch.zeros(1, 4, 2, 2),
                             torch.tensor([4.0, 0.0]), disable=True, plan=wrong)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_euler_ancestral_is_k_diffusions_own(kdiffusion, name):
+    """DDIM with eta 1, on a table without an input scale: within rounding, as levels are plain numbers here."""
+    sigmas = SCHEDULES[name].double()
+    x = noisy(torch.float64, sigma=float(sigmas[0]))
+    args = {"extra_args": {"cond_scale": CFG}, "disable": True}
+    generators = [torch.Generator().manual_seed(4) for _ in range(2)]
+    draws = [lambda *levels, g=g: torch.randn(x.shape, generator=g, dtype=x.dtype) for g in generators]
+    expected = kdiffusion.sample_euler_ancestral(Normal(0.9), x, sigmas, noise_sampler=draws[0], **args)
+    plan = make_plan(Options(interval=(0, 0)), sigmas, solver="euler_ancestral")
+    result = sample_iv_mixed(Normal(0.9), x, sigmas, image_model=Normal(), plan=plan, noise_sampler=draws[1], **args)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+    assert generators[0].get_state().equal(generators[1].get_state())

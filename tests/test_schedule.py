@@ -267,3 +267,47 @@ def test_the_table_of_animatediffs_sdxl_modules():
     assert table.sigmas == pytest.approx(Schedule(abar_of(betas)).sigmas)
     assert table.sigma_max > 2 * IMAGE.sigma_max
     assert match_timestep(500, table, IMAGE) > 500
+
+
+# --- an input scale
+
+def test_videocrafter2s_levels_are_those_of_its_scaled_clips():
+    """Closed values: sqrt(1 - abar) / (s sqrt(abar)), s from 1 to 0.7 over 400 entries."""
+    table, abar = Schedule.videocrafter2(), abar_of(BETAS["image"])
+    for t, plain, true in ((201, 0.574, 0.676), (401, 1.168, 1.669), (801, 5.134, 7.335), (999, 14.61, 20.88)):
+        s = 1 - 0.3 * min(t / 399, 1)
+        assert table.sigmas[t] == pytest.approx(math.sqrt(1 - abar[t]) / (s * math.sqrt(abar[t])), rel=1e-9)
+        assert table.sigmas[t] == pytest.approx(true, rel=1e-3)
+        assert table.unscaled.sigmas[t] == pytest.approx(plain, rel=1e-3) == IMAGE.sigmas[t]
+        assert table.input_scale(table.sigmas[t]) == pytest.approx(s)
+        assert table.input_norm(table.sigmas[t]) == pytest.approx(1 / (s * math.sqrt(abar[t])), rel=1e-9)
+        assert table.timestep_to_abar(t) == pytest.approx(float(abar[t]))
+        assert table.abar_to_timestep(float(abar[t])) == pytest.approx(t)
+    asked = [match_timestep(t, table, IMAGE) for t in (201, 401, 801)]
+    assert [round(t) for t in asked] == [242, 509, 875]
+    assert table.sigma_max > IMAGE.sigma_max and match_timestep(999, table, IMAGE) == 999
+
+
+def test_without_a_scale_the_input_has_variance_1():
+    for table in (IMAGE, VIDEO, Schedule(abar_of(BETAS["image"]), [1] * 1000)):
+        assert table.unscaled.sigmas == table.sigmas
+        for sigma in (0.0, 0.01, 1.0, 20.0):
+            assert table.input_scale(sigma) == 1 and table.input_norm(sigma) == math.sqrt(1 + sigma * sigma)
+
+
+@given(st.lists(st.floats(0.3, 1), min_size=3, max_size=3), st.floats(0, 2))
+def test_a_scale_is_found_again_at_every_level(scales, t):
+    abar = [0.9, 0.5, 0.01]
+    scales.sort(reverse=True)
+    table = Schedule(abar, scales)
+    sigma = table.timestep_to_sigma(t)
+    s = table.input_scale(sigma)
+    assert s * sigma == pytest.approx(table.unscaled.timestep_to_sigma(t)) and scales[2] - 1e-9 <= s <= scales[0] + 1e-9
+    assert table.timestep_to_abar(t) == pytest.approx(1 / (1 + (s * sigma) ** 2))
+    assert table.input_norm(0) == pytest.approx(1 / scales[0])
+
+
+@pytest.mark.parametrize("scale", [[1.0], [1, 1, 0], [1, 1, -1], [1, math.nan, 1], [0.1, 0.5, 3000]])
+def test_a_scale_that_fits_no_table_is_refused(scale):
+    with pytest.raises(ValueError):
+        Schedule([0.9, 0.5, 0.01], scale)

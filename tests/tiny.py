@@ -12,11 +12,12 @@ from diffusers import (
     DDIMScheduler,
     MotionAdapter,
     StableDiffusionPipeline,
-    TextToVideoSDPipeline,
     UNet2DConditionModel,
     UNet3DConditionModel,
 )
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ivmixed.standalone.text_to_video import TextToVideoPipeline
 
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
           "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "linspace"}
@@ -114,13 +115,13 @@ def stable_diffusion(seed: int = 1) -> StableDiffusionPipeline:
     return quiet(StableDiffusionPipeline(*parts, requires_safety_checker=False))
 
 
-def modelscope(seed: int = 2) -> TextToVideoSDPipeline:
+def modelscope(seed: int = 2) -> TextToVideoPipeline:
     torch.manual_seed(seed)
     network = UNet3DConditionModel(
         sample_size=8, down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), block_out_channels=(8, 16), layers_per_block=1,
         cross_attention_dim=24, attention_head_dim=4, norm_num_groups=4).eval()
-    return quiet(TextToVideoSDPipeline(vae(), text_encoder(24), tokenizer(), network, DDIMScheduler(**SCALED)))
+    return quiet(TextToVideoPipeline(vae(), text_encoder(24), tokenizer(), network, DDIMScheduler(**SCALED)))
 
 
 def quiet(pipeline: Any) -> Any:

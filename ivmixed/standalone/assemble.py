@@ -24,8 +24,8 @@ from ..untrusted import shown
 Config = Mapping[str, Any]
 
 CLASSES = ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "AutoencoderKL", "MotionAdapter",
-           "CLIPTextModel")
-"""The networks that are known here; the last is transformers', the others are diffusers'."""
+           "VideoCrafterUNet", "CLIPTextModel")
+"""The networks that are known here; the last is transformers', the one before is ours, the others are diffusers'."""
 
 TEXT_CONFIG = ("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
                "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id",
@@ -52,7 +52,7 @@ MOST_NUMBER, MOST_BLOCKS, MOST_LAYERS, MOST_TENSORS = 1 << 16, 8, 48, 5_000
 HARMLESS = re.compile(
     r"model_ema\.|(.*_)?(alphas|betas|alphas_cumprod|alphas_cumprod_prev|one_minus_alphas_cumprod)$"
     r"|(sqrt_recip|sqrt_recipm1)_alphas_cumprod$|(posterior_(log_variance_clipped|mean_coef[12]|variance))$"
-    r"|(lvlb_weights|logvar|scale_factor|v_pred|ztsnr|edm_vpred\.sigma_(max|min)|denoiser\.(log_)?sigmas)$"
+    r"|(lvlb_weights|logvar|scale_factor|scale_arr|v_pred|ztsnr|edm_vpred\.sigma_(max|min)|denoiser\.(log_)?sigmas)$"
     r"|first_stage_model\.(loss|model_ema)\.|safety_checker\.|(cond_stage_model\.)?logit_scale$"
     r"|cond_stage_model\.transformer\.(vision_model|visual_projection|text_projection)\."
     r"|cond_stage_model\.transformer\.logit_scale$|(.*\.)?position_ids$")
@@ -119,6 +119,10 @@ def _class(name: str) -> Any:
 
     if name not in CLASSES:
         raise ValueError(f"is of {shown(name, 60)}, which is not known here")
+    if name == "VideoCrafterUNet":
+        from .videocrafter import VideoCrafterUNet
+
+        return VideoCrafterUNet
     return getattr(transformers if name == "CLIPTextModel" else diffusers, name)
 
 

@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Settings and options are declared elsewhere; here they become flags."""
-    parser = _Parser(prog="ivmixed", description="IV-Mixed sampling of AnimateDiff and ModelScope clips")
+    parser = _Parser(prog="ivmixed", description="IV-Mixed sampling of AnimateDiff, ModelScope and VideoCrafter2 clips")
     parser.add_argument("--version", action="version", version=f"ivmixed {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     txt2vid = commands.add_parser(
@@ -176,29 +176,33 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if args.compare:
         files += [args.out.with_stem(f"{args.out.stem}-{part}") for part in ("plain", "compare")]
     for file in files:
-        media.check_out(file, settings.fps, settings.to_dict())
+        media.check_out(file, txt2vid.playback(settings), settings.to_dict())
     device = txt2vid.choose_device(args.device)
-    settings = txt2vid.complete(settings, device)
+    settings, given = txt2vid.complete(settings, device), settings
     txt2vid.check(settings)
     _hint(settings)
+    if given.fps is None and txt2vid.is_told_fps(settings):
+        print(f"ivmixed: VideoCrafter2 is told {settings.fps:g} frames a second, as by its own script (--fps); the "
+              f"clip plays at {settings.playback_fps:g} (--playback-fps)", file=sys.stderr)
     for line in txt2vid.said(settings):
         print(f"ivmixed: {line}", file=sys.stderr)
     pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
                          attention_slicing=args.attention_slicing)
     names, clips, code = ["IV-mixed", "plain"], [], 0
 
-    def save(file: Path, frames: Frames, made: Mapping[str, Any]) -> int:
+    def save(file: Path, frames: Frames, fps: float, made: Mapping[str, Any]) -> int:
         """At once, so that what comes after cannot lose it."""
-        saved, problems = media.save_clip(file, frames, settings.fps, made)
+        saved, problems = media.save_clip(file, frames, fps, made)
         args.written += saved
         return max([_say(problem, 1) for problem in problems], default=0)
 
     for wanted, file in zip([settings, _plain(settings)][:1 + args.compare], files):
         clips.append(txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet))
-        code |= save(file, clips[-1].frames, clips[-1].settings)
+        code |= save(file, clips[-1].frames, clips[-1].fps, clips[-1].settings)
     if args.compare:
         captions = [f"{name}: {clip.plan.evaluations} evaluations" for name, clip in zip(names, clips)]
-        code |= save(files[2], media.side_by_side([clip.frames for clip in clips], captions), clips[0].settings)
+        both = media.side_by_side([clip.frames for clip in clips], captions)
+        code |= save(files[2], both, clips[0].fps, clips[0].settings)
     _report(dict(zip(names, clips)), args.written, txt2vid.noises(settings), args.json)
     return code
 

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,21 @@ import torch
 from ..motion import files
 from ..motion.files import Tensors
 from ..untrusted import JsonError, parse_object, shown
-from . import assemble
+from . import assemble, videocrafter
 from .noise import Noise, NoiseError
 
 MODELSCOPE, ANIMATEDIFF = "TextToVideoSDPipeline", "AnimateDiffPipeline"
 STABLE_DIFFUSION = "StableDiffusionPipeline"
+OF_MODELSCOPES_KIND = (
+    MODELSCOPE, "TextToVideoPipeline", "VideoCrafterPipeline", "TextToVideoVideoCrafterPipeline")
+"""Pipelines that hold the parts of a text-to-video model by itself: diffusers' own, ours, and those of VideoCrafter2's
+conversions. Which model it is, the UNet's weights tell."""
 
 SCHEDULER, TOKENIZER = "scheduler", "tokenizer"
 UNETS = {
     STABLE_DIFFUSION: ("UNet2DConditionModel",),
     ANIMATEDIFF: ("UNet2DConditionModel", "UNetMotionModel"),
-    MODELSCOPE: ("UNet3DConditionModel",),
+    MODELSCOPE: ("UNet3DConditionModel", "VideoCrafterUNet", "UNet3DVideoCrafterConditionModel"),
 }
 PARTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "vae": (("diffusers", "AutoencoderKL"),),
@@ -97,7 +101,7 @@ class Folder:
         if not isinstance(pipeline, str):
             raise FolderError(f"names a pipeline of its own, whose code is never run: _class_name = "
                               f"{shown(pipeline, 60)}")
-        self.pipeline, self._index = pipeline, index
+        self.pipeline, self._index = MODELSCOPE if pipeline in OF_MODELSCOPES_KIND else pipeline, index
 
     def classes(self) -> dict[str, str]:
         """The class of each part. Raises FolderError for one that is not on the lists above."""
@@ -107,6 +111,8 @@ class Folder:
                 continue
             allowed = tuple(("diffusers", name) for name in UNETS[self.pipeline]) if part == "unet" else PARTS.get(part)
             pair = tuple(value) if len(value) == 2 and all(isinstance(word, str) for word in value) else ()
+            if part == "unet" and self.pipeline == MODELSCOPE and pair:  # its file of code may be any: it is not read
+                pair = ("diffusers", pair[1])
             scheduler = part == SCHEDULER and pair and pair[0] == "diffusers" and pair[1].endswith("Scheduler")
             if not scheduler and pair not in (allowed or ()):
                 raise FolderError(f"names {shown(part, 60)} = {shown(value, 100)} in its model_index.json, which is "
@@ -116,7 +122,14 @@ class Folder:
             if part not in found:
                 raise FolderError(f"names no {part} in its model_index.json" if (self.path / part).is_dir() else
                                   f"has no weights and config.json in its folder {part}")
+        if self.pipeline == MODELSCOPE:
+            found["unet"] = "VideoCrafterUNet" if self.is_videocrafter else "UNet3DConditionModel"
         return found
+
+    @property
+    def is_videocrafter(self) -> bool:
+        """Whether it is a conversion of VideoCrafter2: its UNet has an embedding of the frames a second."""
+        return self.pipeline == MODELSCOPE and _kin(self.path / "unet") == videocrafter.NAME
 
     @property
     def has_motion(self) -> bool:
@@ -131,7 +144,10 @@ class Folder:
     def noise(self) -> Noise:
         """What the model predicts, and its noise table. Raises FolderError."""
         try:
-            return Noise.of_scheduler(read_object(self.path / SCHEDULER / "scheduler_config.json"))
+            own = Noise.of_scheduler(read_object(self.path / SCHEDULER / "scheduler_config.json"))
+            own = replace(own, scaled=self.is_videocrafter)
+            own.table()
+            return own
         except NoiseError as error:
             raise FolderError(f"has a scheduler that {error}") from error
 
@@ -191,12 +207,24 @@ class Folder:
 # Weights
 
 
+def _kin(folder: Path) -> str | None:
+    """`videocrafter.NAME` where the UNet in ``folder`` is one of that kind; None where it is not, or cannot be read."""
+    try:
+        chosen = weight_files(folder, ("diffusion_pytorch_model",))
+        return videocrafter.NAME if chosen and any(
+            name.startswith("fps_embedding.") for name in _read(chosen[0], "meta")) else None
+    except ValueError:
+        return None
+
+
 def load_part(folder: Path, part: str, name: str, dtype: torch.dtype | None) -> Any:
     """The network of class ``name`` in ``folder``; with ``dtype`` None it is checked alone, and nothing returned.
 
     Raises FolderError, in whose message the part is ``part``.
     """
     config = read_object(folder / "config.json")
+    if name == "VideoCrafterUNet":
+        config = videocrafter.of_conversion(config)
     try:
         wanted = assemble.shapes(name, config)
     except ValueError as error:
@@ -294,14 +322,22 @@ def _renamed(name: str, tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 
 def make_tokenizer(vocabulary: Mapping[str, int], merges: Sequence[str], settings: Mapping[str, Any]) -> Any:
-    """CLIP's tokenizer of a vocabulary and of merges ("a b"). ``settings``: its special tokens and longest text."""
+    """CLIP's tokenizer of a vocabulary and of merges ("a b"). ``settings``: its special tokens and longest text.
+
+    What texts are filled up with is a word like others: OpenCLIP's is "!", which a prompt may end with.
+    """
     from transformers import CLIPTokenizer
 
+    padding = settings.get("pad_token")
+    settings = {key: value for key, value in settings.items() if key != "pad_token"}
     with tempfile.TemporaryDirectory() as folder:  # files are what every release of transformers reads
         Path(folder, "vocab.json").write_text(json.dumps(dict(vocabulary)), encoding="utf-8")
         Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
         Path(folder, "tokenizer_config.json").write_text(json.dumps(dict(settings)), encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    if padding is not None:
+        tokenizer.pad_token = padding
+    return tokenizer
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,23 @@ from ..motion.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tens
 from ..motion.loading import as_animatediff, to_diffusers, widths
 from ..motion.loading import read as read_module
 from ..untrusted import Refusal, shown
-from . import assemble, folders
+from . import assemble, folders, videocrafter
 from .folders import Folder, FolderError, make_tokenizer
 from .noise import Noise, NoiseError
+from .text_to_video import TextToVideoPipeline
 
 SD15 = Path(__file__).with_name("sd15")
 
 FOLDER = "a diffusers folder of "
 MODELSCOPE, ANIMATEDIFF = FOLDER + folders.MODELSCOPE, FOLDER + folders.ANIMATEDIFF
 STABLE_DIFFUSION = FOLDER + folders.STABLE_DIFFUSION
+VIDEOCRAFTER = f"a checkpoint of {videocrafter.NAME}"
+BY_ITSELF = (MODELSCOPE, VIDEOCRAFTER)
+"""Video models that are no image model with motion modules."""
 OURS = " for SD 1.5"
 
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "checkpoint": (CHECKPOINT + OURS, STABLE_DIFFUSION, ANIMATEDIFF, MODELSCOPE),
+    "checkpoint": (CHECKPOINT + OURS, VIDEOCRAFTER, STABLE_DIFFUSION, ANIMATEDIFF, MODELSCOPE),
     "motion_module": (MOTION + OURS, FOLDER + "MotionAdapter"),
     "image_checkpoint": (CHECKPOINT + OURS, STABLE_DIFFUSION),
     "lora": (LORA + OURS,),
@@ -84,20 +89,20 @@ def check(
     kind = _check_checkpoint("checkpoint", checkpoint, config, _replaced(vae, motion_module))
     if vae is not None:
         _check_vae(vae, checkpoint, config)
-    elif kind == CHECKPOINT + OURS and not _has(_header("checkpoint", checkpoint), "first_stage_model."):
+    elif not os.path.isdir(checkpoint) and not _has(_header("checkpoint", checkpoint), "first_stage_model."):
         raise LoadError("vae", None, f"is missing: {checkpoint} has no VAE of its own")
     if motion_module is not None:
-        if kind == MODELSCOPE:
+        if kind in BY_ITSELF:
             raise LoadError("motion_module", motion_module, f"has no place in {checkpoint}, a video model by itself")
         _check_motion(motion_module, _unet_config(checkpoint, config))
-    elif kind == STABLE_DIFFUSION or not os.path.isdir(checkpoint) or (
+    elif kind in (STABLE_DIFFUSION, CHECKPOINT + OURS) or (
             kind == ANIMATEDIFF and not _folder("checkpoint", checkpoint).has_motion):
         raise LoadError("motion_module", None, f"is missing: {checkpoint} has no motion of its own")
     for path, _ in lora:
         _kind("lora", path, _unet_config(checkpoint, config))
     if image_checkpoint is not None:
         _check_checkpoint("image_checkpoint", image_checkpoint, config)
-    elif image_lora and kind in (ANIMATEDIFF, MODELSCOPE):
+    elif image_lora and kind in (ANIMATEDIFF, *BY_ITSELF):
         raise LoadError("image_checkpoint", None, f"is missing: LoRAs have no place in {checkpoint}, a video model")
     for path, _ in image_lora:
         _kind("image_lora", path, _unet_config(image_checkpoint or checkpoint, config))
@@ -111,18 +116,27 @@ def _replaced(vae: Source | None, motion_module: Source | None) -> tuple[str, ..
 
 
 def most_frames(checkpoint: Source, motion_module: Source | None = None) -> int | None:
-    """The most frames that the motion module has positions for, of files that `check` has passed; None: any number."""
+    """The most frames that the motion module has positions for, of files that `check` has passed; None: any number.
+
+    VideoCrafter2 has no positions: see `videocrafter.check_frames`."""
     if motion_module is not None:
         if not os.path.isdir(motion_module):
             return read_module(motion_module, "meta").layout.positions
         config = folders.read_object(Path(motion_module, "config.json"))
         return assemble.whole(config, "motion_max_seq_length", 32)
-    folder = _folder("checkpoint", checkpoint)
-    if folder.pipeline != folders.ANIMATEDIFF:
+    folder = _folder("checkpoint", checkpoint) if os.path.isdir(checkpoint) else None
+    if folder is None or folder.pipeline != folders.ANIMATEDIFF:
         return None
     own = folder.classes()["unet"] == "UNetMotionModel"
     config = folder.config("unet") if own else folder.config("motion_adapter")
     return assemble.whole(config, "motion_max_seq_length", 32)
+
+
+def is_videocrafter(checkpoint: Source) -> bool:
+    """Whether a file or folder is VideoCrafter2; not where there is none. Raises LoadError."""
+    if os.path.isdir(checkpoint):
+        return _folder("checkpoint", checkpoint).is_videocrafter
+    return os.path.isfile(checkpoint) and videocrafter.kind(_header("checkpoint", checkpoint)) == videocrafter.NAME
 
 
 def vae_scale(checkpoint: Source) -> int:
@@ -154,6 +168,10 @@ def video_noise(checkpoint: Source, motion_module: Source | None, prediction: st
                 zero_snr: bool | None = None) -> Noise:
     """The same of the video model: AnimateDiff's motion modules bring a table of their own. Raises LoadError."""
     own = noise("checkpoint", checkpoint).override(prediction, zero_snr)
+    if is_videocrafter(checkpoint):
+        if own.prediction != "epsilon":
+            raise LoadError("checkpoint", checkpoint, f"is {VIDEOCRAFTER}, which predicts noise, not {own.prediction}")
+        return replace(own, scaled=True)
     whole = os.path.isdir(checkpoint) and motion_module is None
     return own if whole else own.with_motion()
 
@@ -169,10 +187,12 @@ def load_video(
     dtype: torch.dtype = torch.float32,
     config: Path = SD15,
 ) -> diffusers.DiffusionPipeline:
-    """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of ModelScope, a TextToVideoSDPipeline.
+    """The video model, on the CPU in ``dtype``: an AnimateDiffPipeline or, of a video model by itself, a
+    `TextToVideoPipeline`.
 
-    ``checkpoint``: a single SD 1.5 file in the original layout (safetensors, or what ``torch.save`` wrote),
-    or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a TextToVideoSDPipeline.
+    ``checkpoint``: a single SD 1.5 or VideoCrafter2 file in the original layout (safetensors, or what ``torch.save``
+    wrote), or a diffusers folder of a StableDiffusionPipeline, an AnimateDiffPipeline or a TextToVideoSDPipeline
+    (ModelScope, zeroscope, VideoCrafter2's conversions).
     ``motion_module``: AnimateDiff v1, v2 or v3 and their like in a single file, or a diffusers MotionAdapter folder;
     needed where the checkpoint has no motion of its own, and replaces that of an AnimateDiffPipeline.
     ``lora``: (file, weight) pairs, in kohya's or diffusers' layout, fused into UNet and text encoder in this order.
@@ -199,7 +219,7 @@ def load_video(
         _fuse("lora", parts, lora)
         parts["scheduler"] = video_noise(checkpoint, motion_module, prediction, zero_snr).scheduler()
         if isinstance(parts["unet"], diffusers.UNet3DConditionModel):
-            return diffusers.TextToVideoSDPipeline(**parts)
+            return TextToVideoPipeline(**parts)
         return diffusers.AnimateDiffPipeline(**parts, motion_adapter=None)
 
 
@@ -254,6 +274,8 @@ def _folder_kind(path: Path, unet: Mapping[str, Any]) -> str:
             return (kind + _motion_family(config["block_out_channels"], unet)).removesuffix(OURS)
         return kind
     folder = Folder(path)
+    if folder.is_videocrafter:
+        return VIDEOCRAFTER
     kind = FOLDER + shown(folder.pipeline, 60)
     if kind == STABLE_DIFFUSION and (path / "unet" / "config.json").is_file():
         width = folder.config("unet").get("cross_attention_dim")
@@ -262,6 +284,9 @@ def _folder_kind(path: Path, unet: Mapping[str, Any]) -> str:
 
 
 def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
+    kin = videocrafter.kind(tensors)
+    if kin is not None:
+        return VIDEOCRAFTER if kin == videocrafter.NAME else kin
     kind = files.kind(tensors)
     if kind == MOTION:
         return kind + _motion_family(widths(as_animatediff(tensors)), unet)
@@ -303,7 +328,7 @@ def _check_checkpoint(field: str, path: Source, config: Path, but: Sequence[str]
             Folder(path).check(but)
             return kind
         tensors = _header(field, path)
-        if not _has(tensors, "cond_stage_model.transformer."):
+        if not _has(tensors, videocrafter.TEXT if kind == VIDEOCRAFTER else "cond_stage_model.transformer."):
             raise LoadError(field, path, "has no text encoder")
         for part, (name, values, state) in _parts_of(tensors, config).items():
             with _of_part(part):
@@ -315,6 +340,8 @@ def _check_checkpoint(field: str, path: Source, config: Path, but: Sequence[str]
 def _parts_of(tensors: Tensors, config: Path) -> dict[str, tuple[str, Mapping[str, Any], Tensors]]:
     """Class, configuration and tensors of the parts of a single file. Raises ValueError for what is left over."""
     values = {part: _json(config / part / "config.json") for part in ("unet", "vae", "text_encoder")}
+    if videocrafter.kind(tensors) == videocrafter.NAME:
+        return videocrafter.parts_of(tensors, values["vae"])
     prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.")
     assemble.left_over(name for name in tensors if not name.startswith(prefixes) and not assemble.HARMLESS.match(name))
     parts: dict[str, tuple[str, Mapping[str, Any], Tensors]] = {}
@@ -366,6 +393,8 @@ def _check_motion(path: Source, unet: Mapping[str, Any]) -> None:
 
 def _unet_config(checkpoint: Source, config: Path) -> dict[str, Any]:
     """The configuration of the UNet of a checkpoint that was checked, a folder or a single file."""
+    if not os.path.isdir(checkpoint) and is_videocrafter(checkpoint):
+        return videocrafter.unet_config(_header("checkpoint", checkpoint))
     return _json(Path(checkpoint if os.path.isdir(checkpoint) else config, "unet", "config.json"))
 
 
@@ -472,9 +501,13 @@ def _load_parts(field: str, path: Source, dtype: torch.dtype, config: Path, but:
     with _loading(field, path):
         if os.path.isdir(path):
             return Folder(path).load(dtype, but)
-        read = _parts_of(_tensors(field, path), config)
-        parts = {part: assemble.build(*made, dtype) for part, made in read.items() if part not in but}
-        return {"vae": None, **parts, "tokenizer": _load_tokenizer()}
+        tensors = _tensors(field, path)
+        parts = {part: assemble.build(*made, dtype) for part, made in _parts_of(tensors, config).items()
+                 if part not in but}
+        tokenizer = _load_tokenizer()
+        if videocrafter.kind(tensors) == videocrafter.NAME:
+            tokenizer.pad_token = videocrafter.PADDING
+        return {"vae": None, **parts, "tokenizer": tokenizer}
 
 
 def _load_vae(path: Source, config: Mapping[str, Any], dtype: torch.dtype) -> Any:

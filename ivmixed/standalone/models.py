@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ..features import DeepFeatures
 from ..plan import Move, Plan
-from ..schedule import Schedule
+from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
+from .videocrafter import VideoCrafterUNet
 
 
 def noise_table(pipeline: DiffusionPipeline) -> Schedule:
-    """The noise table of a diffusers pipeline's scheduler."""
-    return Schedule(pipeline.scheduler.alphas_cumprod.tolist())
+    """The noise table of a diffusers pipeline: that of its scheduler, to which VideoCrafter2 has an input scale."""
+    scale = VIDEOCRAFTER2_SCALE if isinstance(pipeline.unet, VideoCrafterUNet) else None
+    return Schedule(pipeline.scheduler.alphas_cumprod.tolist(), scale)
 
 
 def image_view(unet: UNetMotionModel) -> UNet2DConditionModel:
@@ -69,15 +71,17 @@ class Denoiser:
 
     ``unet``: UNetMotionModel, UNet3DConditionModel or UNet2DConditionModel. ``schedule``: the noise table that it was
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (clips, tokens, width), the encoded
-    prompts. ``chunk``: at most so many frames at once (image models only).
+    prompts. ``chunk``: at most so many frames at once (image models only). ``told``: what the network is told besides,
+    as arguments of its ``forward``.
 
     Before every evaluation it is told by `expect` which move it is for. Asked again about the very tensor and level of
     its latest call, it answers from memory: guidance costs no network.
     """
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
-                 chunk: int | None = None):
+                 chunk: int | None = None, told: Mapping[str, Any] | None = None):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
+        self.told = dict(told or {})
         self.uncond, self.cond = uncond, cond
         self._level = schedule.sigma_max
         self._features: DeepFeatures | None = None
@@ -118,7 +122,7 @@ class Denoiser:
         """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it says."""
         if not names:
             return
-        scaled = (x / math.sqrt(1 + self._level**2)).to(self.unet.dtype)
+        scaled = (x / self.schedule.input_norm(self._level)).to(self.unet.dtype)
         clips = scaled if x.ndim == 5 else scaled.unsqueeze(1)
         contexts = [getattr(self, name) for name in names]
         with self._around_network():
@@ -144,5 +148,5 @@ class Denoiser:
 
     def _network(self, sample: Tensor, context: Tensor) -> Tensor:
         timestep = torch.tensor(self.schedule.sigma_to_timestep(self._level), device=sample.device)
-        out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
+        out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False, **self.told)[0]
         return out

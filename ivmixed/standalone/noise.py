@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..schedule import Schedule
+from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
 from ..untrusted import shown
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -55,7 +55,8 @@ class Noise:
     """What a network was trained on.
 
     ``prediction``: one of PREDICTIONS. ``betas``: those of diffusers' schedulers, by their names. ``zero_snr``: whether
-    the table is to be rescaled so that it ends in pure noise. ``said``: where all this was read; nothing for what holds
+    the table is to be rescaled so that it ends in pure noise. ``scaled``: whether clips were scaled, as VideoCrafter2's
+    were. ``said``: where all this was read; nothing for what holds
     where a file says nothing.
     """
 
@@ -63,6 +64,7 @@ class Noise:
     zero_snr: bool = False
     betas: Mapping[str, Any] = field(default_factory=lambda: dict(SCALED_LINEAR))
     said: tuple[str, ...] = ()
+    scaled: bool = False
 
     @classmethod
     def of_scheduler(cls, config: Mapping[str, Any]) -> Noise:
@@ -159,12 +161,18 @@ class Noise:
         return replace(self, betas=dict(LINEAR))
 
     def table(self) -> Schedule:
-        """The noise table. Raises NoiseError where the betas make none."""
+        """The noise table. Raises NoiseError where the betas make none, or none that the scale fits."""
         schedule = _schedule(self.betas)
-        return schedule.with_zero_snr() if self.zero_snr else schedule
+        if self.zero_snr:
+            schedule = schedule.with_zero_snr()
+        if not self.scaled:
+            return schedule
+        if len(schedule) != len(VIDEOCRAFTER2_SCALE):
+            raise NoiseError(f"has a table of {len(schedule)} timesteps, where VideoCrafter2 has 1000")
+        return Schedule(schedule.abars, VIDEOCRAFTER2_SCALE)
 
     def scheduler(self) -> Any:
-        """The same as diffusers' DDIMScheduler."""
+        """The same as diffusers' DDIMScheduler, which knows no input scale."""
         from diffusers import DDIMScheduler
 
         return DDIMScheduler(**DDIM, **self.betas, prediction_type=self.prediction,

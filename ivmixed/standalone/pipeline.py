@@ -18,7 +18,7 @@ from ..options import OPTIONS, OptionError, Options
 from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
-from . import prompts
+from . import prompts, videocrafter
 from .media import write_clip
 from .models import Denoiser, image_view, noise_table
 from .settings import PREDICTIONS
@@ -61,13 +61,14 @@ class IVMixedPipeline:
         clip = pipe("a red kite over a beach, waves rolling in", options=Options(gamma_go=(4, 2)), seed=1)
         clip.save("kite.mp4")
 
-    ``video``: an AnimateDiffPipeline or a TextToVideoSDPipeline (ModelScope-T2V), on the device and in the precision it
-    shall run in; its LoRAs, its memory switches (``enable_vae_slicing()``, ``enable_model_cpu_offload()``) and its
-    scheduler's noise table and prediction are used. ``image``: a StableDiffusionPipeline of the same latent space;
-    without it the image model is AnimateDiff's UNet without its motion modules, which takes no memory. ``image_table``:
-    the noise table that the image model was trained on, where it is neither that of ``image`` nor, without one, Stable
-    Diffusion's scaled-linear table. ``video_table``: that of the video model, where it is not its scheduler's.
-    Raises ValueError where a ModelScope pipeline comes without an image pipeline, or one predicts neither noise nor v.
+    ``video``: an AnimateDiffPipeline or a `TextToVideoPipeline` (ModelScope-T2V, zeroscope, VideoCrafter2), on the
+    device and in the precision it shall run in; its LoRAs, its memory switches (``enable_vae_slicing()``,
+    ``enable_model_cpu_offload()``) and its scheduler's noise table and prediction are used. ``image``: a
+    StableDiffusionPipeline of the same latent space; without it the image model is AnimateDiff's UNet without its
+    motion modules, which takes no memory. ``image_table``: the noise table that the image model was trained on, where
+    it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table. ``video_table``: that of
+    the video model, where it is not its scheduler's. Raises ValueError where a pipeline other than AnimateDiff's comes
+    without an image pipeline, or one predicts neither noise nor v.
     """
 
     def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,
@@ -81,6 +82,11 @@ class IVMixedPipeline:
             raise ValueError(f"{type(video).__name__} has no image model inside: give a StableDiffusionPipeline too")
         self.video_table = video_table or noise_table(video)
         self.image_table = image_table or (noise_table(image) if image is not None else Schedule.scaled_linear())
+
+    @property
+    def takes_fps(self) -> bool:
+        """Whether the video model is told the frames a second of the clip."""
+        return isinstance(self.video.unet, videocrafter.VideoCrafterUNet)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -119,7 +125,8 @@ class IVMixedPipeline:
         loop: str = "",
         plan: Plan | None = None,
         image_chunk: int | None = None,
-        fps: float = 8.0,
+        fps: float | None = None,
+        playback_fps: float | None = None,
         latents: Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,
         progress: bool = True,
@@ -132,6 +139,8 @@ class IVMixedPipeline:
         the ordinary step is taken, one of `ivmixed.plan.SOLVERS` ("euler", or that of the loop, where not given);
         ``loop``: one of the authors' released loops instead of the sampler's own moves; ``plan``: your own moves
         instead of both. ``image_chunk``: frames that the image model takes at once (all where not given).
+        ``fps``: frames a second that VideoCrafter2 is told (28 where not given). ``playback_fps``: at which the clip is
+        shown; where it is not given ``fps``, unless that is told to the model, and else 8.
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
         a seed's.
 
@@ -156,8 +165,11 @@ class IVMixedPipeline:
                                   generator=torch.Generator().manual_seed(seed))
         image_words = options.image_prompt or prompt, options.image_negative_prompt or negative_prompt
         video, image = self._denoisers((prompt, negative_prompt), image_words, device, image_chunk)
-        if loop:  # the released loops give both models the same timestep
-            image.schedule = self.video_table
+        table = self.video_table
+        if loop:  # the released loops give both models the same timestep, and know no input scale
+            table = video.schedule = image.schedule = self.video_table.unscaled
+        if self.takes_fps:
+            video.told["fps"] = fps or videocrafter.FPS
 
         def on_move(move: Move) -> None:
             (image if move.model == "image" else video).expect(move, plan)
@@ -165,14 +177,14 @@ class IVMixedPipeline:
         def on_step_end(move: Move, x: Tensor) -> Tensor:
             if callback_on_step_end is None:
                 return x
-            shrink = math.sqrt(1 + move.sigma_to**2)
+            shrink = table.input_norm(move.sigma_to)
             given = {"latents": x / shrink}
-            kept = callback_on_step_end(self, move.step, self.video_table.sigma_to_timestep(move.sigma), given) or given
+            kept = callback_on_step_end(self, move.step, table.sigma_to_timestep(move.sigma), given) or given
             return kept.get("latents", given["latents"]) * shrink
 
         last = plan.moves[-1].sigma_to
         sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last], dtype=torch.float64)
-        x = latents.to(device, torch.float32) * math.sqrt(1 + float(sigmas[0])**2)
+        x = latents.to(device, torch.float32) * table.input_norm(float(sigmas[0]))
         noise = torch.Generator().manual_seed(seed + 1)
         try:
             x = sample_iv_mixed(
@@ -180,16 +192,19 @@ class IVMixedPipeline:
                 on_step_end=on_step_end, disable=not progress,
                 noise_sampler=lambda *levels: torch.randn(x.shape, generator=noise).to(device),
             )
-            x = x / math.sqrt(1 + last**2)
+            x = x / table.input_norm(last)
             pixels = self.decode(x)
         finally:
             for pipeline in filter(None, (self.video, self.image)):
                 pipeline.maybe_free_model_hooks()
-        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun, fps)
+        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun,
+                    playback_fps or (None if self.takes_fps else fps) or Clip.fps)
 
     def check(self, frames: int, width: int, height: int) -> None:
         """Raises OptionError where the video model cannot make a clip of this many frames or this size (pixels)."""
         longest = getattr(self.video.unet.config, "motion_max_seq_length", None) or math.inf
+        if self.takes_fps:
+            videocrafter.check_frames(frames)
         if not 1 <= frames <= longest:
             raise OptionError("frames", frames, f"a whole number from 1 to {longest:g} with this motion module")
         multiple = self.video.vae_scale_factor
@@ -271,6 +286,7 @@ def plan_of(
         levels = [video_table.timestep_to_sigma(last * (1 - k / parts)) for k in range(steps)]
         return make_plan(options, [*levels, 0.0], video_table, image_table, solver=solver or "euler",
                          vae_scale=vae_scale)
+    video_table = video_table.unscaled
     if loop not in RELEASED:
         raise OptionError("loop", loop, "one of " + ", ".join(RELEASED) + ", or nothing for the sampler's own moves")
     gammas = {model: options.gammas(model, "go") for model in ("image", "video")}

@@ -140,7 +140,8 @@ class Settings:
     """
 
     checkpoint: str = _declare(
-        BOX, "models", "SD 1.5 checkpoint (.safetensors, .ckpt) or diffusers folder, also of ModelScope-T2V; "
+        BOX, "models", "checkpoint of SD 1.5 or VideoCrafter2 (.safetensors, .ckpt), or diffusers folder, also of "
+        "ModelScope-T2V; "
         f'"{BOX}" is the small model that comes with ivmixed', _path, "a file or folder", "PATH")
     motion_module: str | None = _declare(
         None, "models", "AnimateDiff motion module for SD 1.5: v1, v2, v3 file or MotionAdapter folder", _path,
@@ -178,7 +179,12 @@ class Settings:
         "a whole number from 1 to 1024", "N")
     size: tuple[int, int] | None = _declare(
         None, "clip", "WIDTHxHEIGHT in pixels (what the checkpoint was made for)", _size, _SIDES, "WxH")
-    fps: float = _declare(8.0, "clip", "frames a second", _number(0.1, 240), "a number from 0.1 to 240", "X")
+    fps: float | None = _declare(
+        None, "clip", "frames a second: VideoCrafter2 is told them (28, as its own script does); clips of other models "
+        "play at them (8)", _number(0.1, 240), "a number from 0.1 to 240", "X")
+    playback_fps: float | None = _declare(
+        None, "clip", "frames a second at which the clip plays (8, or --fps where the model is not told it)",
+        _number(0.1, 240), "a number from 0.1 to 240", "X")
     steps: int = _declare(25, "clip", "outer sampling steps", _whole(1, 1000), "a whole number from 1 to 1000", "N")
     cfg: float | None = _declare(
         None, "clip", f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the model in the box)",
@@ -187,9 +193,9 @@ class Settings:
         None, "clip", "of the noise; one is drawn if not given", _whole(0, 2**63 - 2), "a whole number from 0", "N")
 
     solver: str | None = _declare(
-        None, "sampler", "how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, or that of LCM and "
-        "AnimateLCM (euler, or what the released loop has)", _choice(*SOLVERS), "one of " + ", ".join(SOLVERS),
-        choices=SOLVERS)
+        None, "sampler", "how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, that of LCM and "
+        "AnimateLCM, or Euler ancestral, which is DDIM with eta 1 (euler, or what the released loop has)",
+        _choice(*SOLVERS), "one of " + ", ".join(SOLVERS), choices=SOLVERS)
     loop: str = _declare(
         "", "image model", "run one of the authors' released loops, move by move", _choice("", *RELEASED),
         "one of " + ", ".join(RELEASED), choices=RELEASED)

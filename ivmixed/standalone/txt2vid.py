@@ -14,7 +14,7 @@ from ..options import OptionError
 from ..plan import Plan
 from ..schedule import Schedule
 from ..untrusted import shown
-from . import box, loading
+from . import box, loading, videocrafter
 from .noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
 from .settings import BOX, Settings
@@ -42,12 +42,27 @@ def complete(settings: Settings, device: torch.device) -> Settings:
         precision = "fp32" if device.type == "cpu" else "fp16"
     seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
     frames = settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
-    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings))
+    fps, playback = settings.fps or Clip.fps, settings.playback_fps
+    if is_told_fps(settings):
+        fps, playback = settings.fps or videocrafter.FPS, playback or Clip.fps
+    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings), fps=fps,
+                   playback_fps=playback)
 
 
 def _cfg(settings: Settings) -> float:
     suggested = box.CFG if settings.checkpoint == BOX else 7.5
     return suggested if settings.cfg is None else settings.cfg
+
+
+def is_told_fps(settings: Settings) -> bool:
+    """Whether the video model is told the frames a second. Raises `loading.LoadError`."""
+    return loading.is_videocrafter(_checkpoint(settings))
+
+
+def playback(settings: Settings) -> float:
+    """Frames a second at which the clip plays. Raises `loading.LoadError`."""
+    own = None if is_told_fps(settings) else settings.fps
+    return settings.playback_fps or own or Clip.fps
 
 
 def check(settings: Settings) -> None:
@@ -61,8 +76,13 @@ def check(settings: Settings) -> None:
             raise OptionError(name, getattr(settings, name), "nothing without image_checkpoint")
     kind = loading.check(checkpoint, settings.motion_module, image_checkpoint=settings.image_checkpoint,
                          lora=settings.lora, image_lora=settings.image_lora, vae=settings.vae)
-    if kind == loading.MODELSCOPE and settings.image_checkpoint is None:
+    if kind in loading.BY_ITSELF and settings.image_checkpoint is None:
         raise loading.LoadError("image_checkpoint", None, f"is missing: {checkpoint} has no image model in it")
+    if kind == loading.VIDEOCRAFTER:
+        videocrafter.check_frames(settings.frames or 1)
+    elif settings.fps and settings.playback_fps and settings.fps != settings.playback_fps:
+        raise OptionError("fps", settings.fps, f"playback_fps, {settings.playback_fps:g}, or nothing: this model is "
+                                               "not told the frames a second")
     most = loading.most_frames(checkpoint, settings.motion_module)
     if most is not None and settings.frames is not None and settings.frames > most:
         raise OptionError("frames", settings.frames, f"a whole number from 1 to {most} with this motion module")
@@ -175,6 +195,7 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=settings.steps, cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
         solver=settings.solver, loop=settings.loop, image_chunk=settings.image_chunk, fps=settings.fps,
+        playback_fps=settings.playback_fps,
         callback_on_step_end=callback_on_step_end, progress=progress,
     )
     made: dict[str, Any] = replace(settings, size=(width, height)).to_dict()

@@ -44,8 +44,8 @@ class Panel:
             with accordion.extra():
                 self.price = self._shown("price")
             if not self.opened:
-                gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips are "
-                        f"made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
+                gr.HTML(f"Settings of the sampling method <b>{NAME}</b>, for clips. While this is not ticked, clips "
+                        f"are made with the preset that is chosen on the page {NAME} of the WebUI's settings.")
             self._build_presets()
             self.picture = self._shown("picture")
             self.refresh, self.relist = (gr.Button(name, visible=False, elem_id=self.elem_id(name))

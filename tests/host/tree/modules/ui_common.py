@@ -3,7 +3,6 @@ import html
 
 import gradio as gr
 
-
 refresh_symbol = "\N{CLOCKWISE RIGHTWARDS AND LEFTWARDS OPEN CIRCLE ARROWS}"
 
 

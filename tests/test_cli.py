@@ -158,6 +158,19 @@ def test_image_lora_is_for_the_image_model_alone(capsys, tmp_path, image):
     assert (clip("plain-with", "--interval", "0", "0", "--image-lora", f"{lora}:2") == plain).all()
 
 
+def test_mini_sd_looks_at_modelscopes_own_size(capsys, tmp_path, modelscope, image):
+    """A Stable Diffusion that was trained on to half the size is the same network, and nothing is resized for it."""
+    mini = tiny.stable_diffusion()
+    mini.unet.register_to_config(sample_size=4)
+    clips = []
+    for name, model in (("sd", image), ("mini", tiny.saved(tmp_path / "mini", mini))):
+        path = tmp_path / f"{name}.png"
+        code, out, _ = run(capsys, *make(modelscope, "--seed", 3, "--image-checkpoint", model, "--json", "--out", path))
+        assert code == 0 and "(6 video, 3 image)" in json.loads(out)["plan"]
+        clips.append(read_clip(path)[0])
+    assert (clips[0] == clips[1]).all()
+
+
 def test_modelscope_with_resizing(capsys, tmp_path, modelscope, image):
     clips = []
     for resize in ("nearest", "bilinear", "area"):

@@ -1,6 +1,7 @@
 """VideoCrafter2 as its file has it: names and shapes in the order of the original network, random weights, recordings.
 
-``python -m tests.videocrafter FOLDER`` writes random files of full size in float16, 6 GB: VideoCrafter2's
+``python -m tests.videocrafter recording PATH`` prints how far the network is from a recording (see `Recorded`);
+``python -m tests.videocrafter files FOLDER`` writes random files of full size in float16, 6 GB: VideoCrafter2's
 ``model.ckpt`` and a Stable Diffusion 1.5 as ``sd15.safetensors``.
 """
 from __future__ import annotations
@@ -187,12 +188,21 @@ def checkpoint_shapes(about: dict[str, Any], vae: tuple[int, ...], layers: int =
     return unet_shapes(**about) | vae_shapes(vae) | text_shapes(about["context_dim"], layers)
 
 
-if __name__ == "__main__":
+def write_files(folder: Path) -> None:
     from .test_loading import FULL as STABLE_DIFFUSION
     from .test_loading import checkpoint_shapes as stable_diffusion_shapes
 
-    folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     tensors = random(checkpoint_shapes(FULL, STABLE_DIFFUSION["vae"]), seed=0)
     torch.save({"state_dict": tensors, "global_step": 0}, folder / "model.ckpt")
     save_file(random(stable_diffusion_shapes(**STABLE_DIFFUSION), seed=1), folder / "sd15.safetensors")
+
+
+if __name__ == "__main__":
+    what, path = sys.argv[1:]
+    if what == "files":
+        write_files(Path(path))
+    else:
+        recorded = Recorded(path)
+        for name, difference in {**recorded.eps(), **recorded.ddim(Schedule.videocrafter2())[0]}.items():
+            print(f"{name:14} {difference:.1e}")

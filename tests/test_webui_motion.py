@@ -66,6 +66,16 @@ def request(host, sampler="Euler", prompt="a photo", options=None, **motion):
         negative_prompt="blurry", script_args=host.arguments(given))
 
 
+def test_all_by_the_image_model_are_stills_and_taken(host):
+    """No evaluation of the video model: that motion is never called is as it should be."""
+    options = {"interval": [0, 0], "finish_percent": 100}
+    stills = host.run(request(host, NAME, options=options))
+    assert len(host.evaluations) == 3
+    clip = host.run(request(host, NAME, options={"interval": [0, 0]}))
+    assert (clip - stills).abs().max() > 1e-3
+    assert torch.equal(host.run(request(host)), clip)  # plain, and with motion again
+
+
 def moved(host, call, module, frames):
     """What the UNet gives with the module in it for what a call was asked."""
     with torch.no_grad(), attach(host.model.model.diffusion_model, module) as motion:

@@ -280,7 +280,8 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
     The host only logs what a hook raises: what is wrong is said where it stops the generation.
     """
     finished(p)  # a script may ask with one request many times
-    vars(p).pop("iv_mixed_clip", None)
+    for name in ("iv_mixed_clip", "iv_mixed_asks_video"):
+        vars(p).pop(name, None)
     try:
         with refusing():
             options = make()
@@ -342,7 +343,8 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
                                f"{clip.p.height} at a time; lower the size or the context ({error})") from None
         finally:
             clip.motion = None
-        if not calls and not (shared.state.interrupted or shared.state.skipped):
+        asked = getattr(clip.p, "iv_mixed_asks_video", True)  # IV-mixed may leave all to the image model
+        if not calls and asked and not (shared.state.interrupted or shared.state.skipped):
             raise RefusedError("IV-mixed motion: this WebUI's UNet never called the motion module, so all frames are "
                                "stills; switch off what replaces the UNet (TensorRT, say).")
         return samples

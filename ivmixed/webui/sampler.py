@@ -181,6 +181,7 @@ class Sampler(KDiffusionSampler):
                 schedules = run.schedules()
             plan = self._plan(options, sigmas, schedules)
             plan.check_size(*x.shape[-2:])
+            self.p.iv_mixed_asks_video = plan.count("video") > 0
             if plan.count("image"):
                 run.words = run.words_of(options)
         said = NO_MOTION if run.motion is None else f"{plan.evaluations} evaluations"

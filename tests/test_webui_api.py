@@ -205,7 +205,7 @@ def test_presets_are_those_of_the_samplers_own_moves(client):
     assert [preset["name"] for preset in given] == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
     assert [preset["cfg_scale"] for preset in given] == [7.5, None, None, 9.0, None]
     assert [Options.from_dict(preset["options"]) for preset in given] == [
-        Options(), Options(active_percent=25), Options(active_percent=12.5), Options(z_percent=66.7),
+        Options(), Options(active_percent=12.5), Options(interval=(0, 0), finish_percent=15), Options(z_percent=66.7),
         Options(interval=(0, 0))]
     assert not any(preset["own"] for preset in given)
 

@@ -55,7 +55,7 @@ TEXTS = {"form": ["IV-IV", "RR-IV"], "reused": ["prediction"], "back_moves": ["e
          "z_pattern": ["even", "last"], "guidance_rescale": "0, 0.5", "gamma_go_curve": "0=6 100=2, 50=3",
          "gamma_back_curve": "0=1", "image_size": "64x32, 32x32", "image_resize": ["change", "area"],
          "image_prompt": "a castle, a <b>", "image_negative_prompt": "noise", "image_checkpoint": [""],
-         "controlnet": ["both", "image"]}
+         "controlnet": ["both", "image"], "finish_by": ["timesteps", "steps"]}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

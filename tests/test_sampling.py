@@ -135,7 +135,10 @@ def test_a_finishing_step_above_the_image_models_table(solver):
     x, noise = noisy(torch.float64, sigma=a), noisy(torch.float64, sigma=1)
     seen = x * math.sqrt((1 + top**2) / (1 + a**2))
     denoised = x - a * image.eps(seen, top, CFG)
-    expected = {"euler": x + (b - a) * image.eps(seen, top, CFG), "lcm": denoised + b * noise}
+    up = math.sqrt(b**2 * (a**2 - b**2) / a**2)  # k-diffusion's ``get_ancestral_step``
+    down = math.sqrt(b**2 - up**2)
+    expected = {"euler": x + (b - a) * image.eps(seen, top, CFG), "lcm": denoised + b * noise,
+                "euler_ancestral": x + (down - a) * image.eps(seen, top, CFG) + up * noise}
     result = run(plan, x, noise_sampler=lambda *levels: noise)
     if solver in expected:
         torch.testing.assert_close(result, expected[solver], rtol=0, atol=1e-9)

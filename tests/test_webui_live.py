@@ -74,7 +74,7 @@ def test_the_picture_is_of_the_plan(host, options, steps):
     assert all(step[-1].split()[1] == "ordinary" for step in data["steps"])
     times = round(times_plain(plan, (TXT2IMG["height"] // 8, TXT2IMG["width"] // 8)), 2)
     for words in (text, price):
-        assert re.search(rf"(^|\s){plan.evaluations} evaluations, ", words)
+        assert re.search(rf"(^|\s){plan.evaluations} evaluations?, ", words)
         assert times == 1 or f"about {times:.{2 if times < 1 else 1}f} times plain" in words
 
 
@@ -185,7 +185,7 @@ def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     else:
         assert values[-1] == preset.cfg_scale
     assert look(host, preset.options)[3] == name
-    assert text_of(look(host, preset.options)[1]).endswith(preset.help)
+    assert preset.help in text_of(look(host, preset.options)[1])
 
 
 def test_the_released_loops_and_the_box_models_are_not_offered(host):

@@ -11,4 +11,5 @@ class ExtraNetworkLora:
         networks = importlib.import_module("networks")
         networks.load_networks(names, *map(list, zip(*weights)) if weights else ([], [], []))
         p.extra_generation_params["Lora hashes"] = ", ".join(names)
-        p.all_prompts = [prompt + " and a LoRA of the settings" for prompt in p.all_prompts]
+        p.all_prompts = [prompt + " and a LoRA of the settings" if isinstance(prompt, str) else prompt
+                         for prompt in p.all_prompts]

@@ -33,7 +33,9 @@
         const message = gradioApp().querySelector(`#${TAB}_message [role=alert]:not([data-seen])`);
         if (!message || message.closest(".ivmixed-running")) return;
         message.dataset.seen = "";
-        message.scrollIntoView({block: "nearest"});
+        const show = () => message.scrollIntoView({block: "nearest"});
+        show();
+        setTimeout(show, 700); // when what else scrolled, and the place of the progress bar, are at rest
     }
 
     // the host's paste buttons call these by the tab's name

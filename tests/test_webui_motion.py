@@ -27,11 +27,12 @@ LONG = {"frames": 6, "context": 4}
 """A clip with several context windows."""
 
 
-def small_module(name):
+def small_module(name, positions=8):
     """A motion module of the double's measures, with random weights."""
     kind = KINDS[name]
     torch.manual_seed(len(kind.name))
-    layout = Layout(widths=(8,) if kind is SDXL else (4,), middle=kind is V2, positions=8, heads=2, groups=2)
+    layout = Layout(
+        widths=(8,) if kind is SDXL else (4,), middle=kind is V2, positions=positions, heads=2, groups=2)
     module = MotionModule(kind, layout, name)
     for part in module.up_blocks:  # the double's UNet has as many blocks up as down
         part["motion_modules"] = nn.ModuleList(list(part["motion_modules"])[:2])

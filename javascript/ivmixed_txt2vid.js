@@ -24,8 +24,7 @@
     function bringIntoView(results, clip) {
         const {top} = clip.getBoundingClientRect();
         if (top >= 0 && top < innerHeight / 3) return;
-        const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-        results.scrollIntoView({block: "start", behavior: still ? "auto" : "smooth"});
+        results.scrollIntoView({block: "start"});
     }
 
     /** Once for each message, when it can be seen: the end of the task and the answer come in either order. */
@@ -35,7 +34,11 @@
         message.dataset.seen = "";
         const show = () => message.scrollIntoView({block: "nearest"});
         show();
-        setTimeout(show, 700); // when what else scrolled, and the place of the progress bar, are at rest
+        let left = 10; // for a second, until the place of the progress bar is gone and the page is at rest
+        const timer = setInterval(() => {
+            show();
+            if (--left === 0) clearInterval(timer);
+        }, 100);
     }
 
     // the host's paste buttons call these by the tab's name

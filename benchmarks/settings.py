@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed
-from ivmixed.standalone.models import Denoiser as UNetDenoiser
+from ivmixed.standalone.denoiser import Denoiser as UNetDenoiser
 
 from .rivals import RIVALS, Ask, run
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ivmixed import Options, metrics
-from ivmixed.standalone import media, txt2vid
+from ivmixed import Options
+from ivmixed.clips import media
+from ivmixed.measures import pixels
+from ivmixed.standalone import txt2vid
 from ivmixed.standalone.pipeline import Clip
 from ivmixed.standalone.settings import Settings
 
@@ -51,8 +53,8 @@ def strip(path: Path, clips: dict[str, Clip]) -> None:
 def rows(clips: dict[str, Clip]) -> Iterator[str]:
     """What the page says of them."""
     for label, clip in clips.items():
-        yield (f"| {label} | {clip.plan.evaluations} | {metrics.sharpness(clip.frames):.0f} | "
-               f"{metrics.flicker(clip.frames):.2f} | {metrics.motion(clip.frames):.2f} |")
+        yield (f"| {label} | {clip.plan.evaluations} | {pixels.sharpness(clip.frames):.0f} | "
+               f"{pixels.flicker(clip.frames):.2f} | {pixels.motion(clip.frames):.2f} |")
 
 
 if __name__ == "__main__":

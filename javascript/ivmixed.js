@@ -1,6 +1,6 @@
 /* The picture in the IV-mixed panel, and asking for a new one when a setting has changed.
 
-   The plan comes from the server (ivmixed/webui/live.py): this file only draws it. Above: the guidance of both models
+   The plan comes from the server (ivmixed/webui/page/live.py): this file only draws it. Above: the guidance of both models
    over the steps; on the way back it acts with a negative sign, so it stands below zero. Below: what each step runs, a
    block for every move; the ordinary step is the bottom row, in the image model's colour where that takes it, so that
    towers are what the extra loop costs. */

@@ -28,9 +28,9 @@ from benchmarks.search import Point
 from benchmarks.settings import SETTINGS, Setting, chosen, freeinit, plan_of, sample
 from ivmixed import Options, Schedule
 from ivmixed import cost as costs
+from ivmixed.measures.neural import frechet_distance
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS
-from ivmixed.standalone.networks import frechet_distance
 
 SMALL = Numbers("small", frames=4, size=8, classes=2, templates=3)
 

@@ -10,12 +10,12 @@ from diffusers import AnimateDiffPipeline
 from PIL import Image
 
 from ivmixed import PRESETS
-from ivmixed.metrics import flicker, frame_distance, sharpness
+from ivmixed.clips.media import as_frames, read_clip, read_settings
+from ivmixed.measures.pixels import flicker, frame_distance, sharpness
 from ivmixed.standalone import Settings, demo, generate, load
 from ivmixed.standalone.box import FRAMES, MODEL
 from ivmixed.standalone.box.checker import read
 from ivmixed.standalone.box.scenes import random_scene, render
-from ivmixed.standalone.media import as_frames, read_clip, read_settings
 from ivmixed.standalone.txt2vid import complete
 from training.train import make_tokenizer
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from ivmixed.clips.media import read_clip, read_settings, write_clip
 from ivmixed.options import OPTIONS
 from ivmixed.standalone import Settings, txt2vid
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.cli import build_parser, main, settings_of
-from ivmixed.standalone.media import read_clip, read_settings, write_clip
 from ivmixed.standalone.settings import FIELDS
 from ivmixed.standalone.txt2vid import complete
 
@@ -238,7 +238,7 @@ def test_frames_beyond_the_motion_modules_positions_are_refused_before_loading(c
 
 
 def test_ctrl_c_leaves_nothing(capsys, tmp_path, monkeypatch, video):
-    from ivmixed.standalone.models import Denoiser
+    from ivmixed.standalone.denoiser import Denoiser
 
     calls = []
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ivmixed.features import DeepFeatures
-from ivmixed.standalone.models import deep_layers, image_view
+from ivmixed.standalone.denoiser import deep_layers, image_view
 from tests import tiny
 
 

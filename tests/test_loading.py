@@ -19,10 +19,10 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from ivmixed.motion import lora  # noqa: E402
 from ivmixed.standalone import loading  # noqa: E402
 from ivmixed.standalone.loading import LoadError, check, load_image, load_video  # noqa: E402
 from ivmixed.standalone.text_to_video import TextToVideoPipeline  # noqa: E402
+from ivmixed.weights import lora  # noqa: E402
 
 from .layouts import attention_block, dense, motion_shapes, norm, random, saved, sinusoids, sparse  # noqa: E402
 

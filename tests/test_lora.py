@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from ivmixed.motion import lora
-from ivmixed.motion.files import FileError
+from ivmixed.weights import lora
+from ivmixed.weights.files import FileError
 
 LAYERS = {
     "unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (8, 8),

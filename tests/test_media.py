@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ivmixed.clipfiles import WRITERS
-from ivmixed.standalone import clipreader
-from ivmixed.standalone.box.scenes import random_scene, render
-from ivmixed.standalone.media import (
+from ivmixed.clips import decode
+from ivmixed.clips.encode import WRITERS
+from ivmixed.clips.media import (
     FASTEST,
     MediaError,
     as_frames,
@@ -32,6 +31,7 @@ from ivmixed.standalone.media import (
     write_clip,
     write_picture,
 )
+from ivmixed.standalone.box.scenes import random_scene, render
 
 LOSSLESS = (".webp", ".png")
 SETTINGS = {
@@ -335,7 +335,7 @@ def test_videos_are_bounded_while_they_are_decoded(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.mp4", scene(0, 4), 8, {})
     for name, value in (("MAX_FRAMES", 3), ("MAX_PIXELS", 3 * 64 * 64), ("MAX_PICTURE", 1000)):
         with monkeypatch.context() as patch:
-            patch.setattr(clipreader, name, value)
+            patch.setattr(decode, name, value)
             with pytest.raises(MediaError, match=r"is too large|cannot be read as a clip"):
                 read_clip(tmp_path / "a.mp4")
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from ivmixed.metrics import flicker, frame_distance, frame_features, motion, sharpness, warping_error
+from ivmixed.clips.media import as_frames
+from ivmixed.measures.pixels import flicker, frame_distance, frame_features, motion, sharpness, warping_error
 from ivmixed.standalone.box.scenes import Scene, random_scene, render
-from ivmixed.standalone.media import as_frames
 
 
 def scene(seed, frames=8):

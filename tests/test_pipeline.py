@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel, UNetMotionM
 from ivmixed import OptionError, Options, Schedule
 from ivmixed.plan import released_plan
 from ivmixed.standalone import IVMixedPipeline
-from ivmixed.standalone.models import Denoiser, image_view
+from ivmixed.standalone.denoiser import Denoiser, image_view
 from ivmixed.standalone.pipeline import plan_of
 
 from . import tiny

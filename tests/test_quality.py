@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from ivmixed.standalone import quality
-from ivmixed.standalone.quality import brisque, piqe
+from ivmixed.measures import quality
+from ivmixed.measures.quality import brisque, piqe
 
 from .test_metrics import blurred
 

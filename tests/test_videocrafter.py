@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from ivmixed import OptionError, Options, Schedule, make_plan, released_plan, sample_iv_mixed
+from ivmixed.clips.media import read_clip, read_settings
 from ivmixed.standalone import IVMixedPipeline, Settings, assemble, loading, txt2vid, videocrafter
 from ivmixed.standalone.cli import main
 from ivmixed.standalone.loading import LoadError, check, load_video
-from ivmixed.standalone.media import read_clip, read_settings
 from ivmixed.standalone.text_to_video import TextToVideoPipeline
 
 from . import tiny

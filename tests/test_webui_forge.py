@@ -55,16 +55,16 @@ def run(host, options=None, **fields):
 # --- registration
 
 def test_each_host_is_told_by_a_module_of_its_own(any_host):
-    from ivmixed.webui import host as file
+    from ivmixed.webui import hosts as file
 
     assert file.name() == any_host.kind
-    assert f"ivmixed.webui.{any_host.kind}" in sys.modules
-    assert "ivmixed.webui.a1111" not in sys.modules
+    assert f"ivmixed.webui.{any_host.sampler_file}" in sys.modules
+    assert "ivmixed.webui.hosts.a1111" not in sys.modules
 
 
 def test_automatic1111_has_none_of_them():
     with loaded():
-        from ivmixed.webui import host as file
+        from ivmixed.webui import hosts as file
 
         assert file.name() == "a1111"
 
@@ -474,7 +474,7 @@ def test_only_a_schedule_is_called_one(any_host, monkeypatch):
         raise ValueError("the file is damaged")
 
     any_host.run(any_host.clip("Euler", **SMALL))
-    monkeypatch.setattr(sys.modules["ivmixed.webui.words"], "own", damaged)
+    monkeypatch.setattr(sys.modules["ivmixed.webui.image_model.conds"], "own", damaged)
     with pytest.raises(ValueError, match=r"^the file is damaged$"):
         any_host.run(any_host.clip(options={"image_prompt": "a cat"}, **SMALL))
 

@@ -125,14 +125,14 @@ def test_tiling_and_windows_are_those_of_the_clip(host, tmp_path):
     host.animatediff = None
     with_modules(host, tmp_path)
     seen = []
-    made = host.module("forge_image_model").ImageModel.chosen
+    made = host.module("image_model.beside").ImageModel.chosen
 
     def chosen(self, p):
         seen.append(self.sd_model)
         return made(self, p)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host.module("forge_image_model").ImageModel, "chosen", chosen)
+        patch.setattr(host.module("image_model.beside").ImageModel, "chosen", chosen)
         p = request(host, NAME, options={"image_checkpoint": "other"}, frames=8, context=4)
         p.tiling = True
         host.run(p)
@@ -335,7 +335,7 @@ def test_windows_elsewhere_in_every_step_have_no_features_in_common(host):
 
 
 def test_a_controls_part_in_the_deep_layers_is_left_out(host):
-    module = host.module("forge_controlnet")
+    module = host.module("extensions.forge_controlnet")
     control = {"input": ["i3", "i2", "i1"], "middle": ["m"], "output": ["o1", "o2", "o3"]}
     kept = module.outermost(control)
     assert kept == {"input": [None, None, "i1"], "middle": [], "output": ["o1", None, None]}

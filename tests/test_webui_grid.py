@@ -45,7 +45,7 @@ def test_there_is_an_axis_for_every_option_and_for_presets(host):
     labels = [axis.label for axis in host.plot.axis_options]
     own = [f"[IV-mixed] {option.label.removeprefix('IV-mixed ')}" for option in OPTIONS]
     assert labels == ["Nothing", "Steps", "[IV-mixed] preset", *own]
-    host.module("grid").add_axes()
+    host.module("page.xyz").add_axes()
     assert [axis.label for axis in host.plot.axis_options] == labels
 
 
@@ -142,7 +142,7 @@ def test_a_closed_panel_runs_the_preset_of_the_settings(host):
 
 
 def test_pasting_ticks_the_panel_where_a_closed_one_would_make_another_clip(host):
-    is_open = host.module("panel")._is_open
+    is_open = host.module("page.panel")._is_open
     other, default = {"Sampler": NAME, "IV-mixed z percent": "66.7"}, {"Sampler": NAME}
     assert (is_open(other), is_open(default)) == (True, False)
     host.shared.opts.set("ivmixed_closed", "paper-videocrafter")

@@ -344,7 +344,7 @@ def test_hosts_that_cannot_have_another_model_say_so(host, folder, change, words
 @pytest.mark.parametrize("error", [None, RuntimeError("from the network")])
 def test_its_memory_is_free_after_the_request(host, folder, error):
     """Whoever holds on to the request: the host's objects go round in circles."""
-    module, weights = host.module("image_model"), []
+    module, weights = host.module("image_model.swapped"), []
     kind, p = module._Weights, host.clip(options={"image_checkpoint": "other"}, **ONE_WINDOW)
     made = kind.__init__
 
@@ -369,7 +369,7 @@ def test_its_memory_is_free_after_the_request(host, folder, error):
 
 
 def test_weights_are_copied_as_they_are_into_one_block_of_each_kind(host):
-    packed = host.module("image_model")._packed
+    packed = host.module("image_model.swapped")._packed
     tensors = [torch.randn(2, 3), torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last),
                torch.randn(5).half(), torch.tensor(1.5)]
     cpu = torch.device("cpu")
@@ -426,7 +426,7 @@ def test_controlnet_can_tell_the_image_models_words_apart(host, folder, options)
     control = host.controlnet.ControlParams("ControlNet", host.controlnet.Hint(torch.randn(1, 4, 4, 4),
                                                                                torch.device("cpu")))
     p = host.clip(options=options, controls=[control], **ONE_WINDOW)
-    words = host.module("words")
+    words = host.module("image_model.conds")
     with pytest.MonkeyPatch.context() as patch:
         told = words.Words.told
         patch.setattr(words.Words, "told", lambda self, *args: (marks.append(
@@ -462,7 +462,7 @@ def test_guidance_1_costs_one_network_pass(host, tmp_path, monkeypatch, built_in
         one = move.kind in alone and (built_in or move.model == "image")
         assert rows == (4 if one else 8 if move.evaluates else 0)
     assert "Skip Early CFG" not in p.extra_generation_params
-    monkeypatch.setattr(host.module("a1111")._Run, "cond_alone", lambda self: False)
+    monkeypatch.setattr(host.module("hosts.a1111")._Run, "cond_alone", lambda self: False)
     torch.testing.assert_close(clip()[0], latents, rtol=1e-3, atol=1e-3)
 
 

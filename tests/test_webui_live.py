@@ -40,9 +40,9 @@ def stored(host):
 
 def look(host, options, preset="custom", opened=True, **fields):
     """(what the picture shows, its text, the price beside the title, the preset)."""
-    arguments = host.module("panel").values_of(options)
+    arguments = host.module("page.panel").values_of(options)
     arguments[0] = opened
-    figure, price, update = host.module("live").look(preset, {**TXT2IMG, **fields}, arguments)
+    figure, price, update = host.module("page.live").look(preset, {**TXT2IMG, **fields}, arguments)
     data = re.search(r'data-picture="([^"]*)"', figure)
     return (data and json.loads(html.unescape(data[1])), text_of(figure), text_of(price), update.get("value", preset))
 
@@ -55,7 +55,7 @@ def text_of(markup):
 
 @given(any_options())
 def test_the_values_of_options_are_those_options(page, options):
-    values = page.host.module("panel").values_of(options)
+    values = page.host.module("page.panel").values_of(options)
     assert page.options(dict(zip(page.names, values))) == told_once(options)
     assert dict(zip(page.names, values)) == page.showing(options)
 
@@ -90,14 +90,15 @@ def test_the_curves_are_the_guidance_of_the_moves(host, options, steps):
 
 
 def test_the_picture_is_told_in_words(host):
-    arguments = host.module("panel").values_of(Options(gamma_go=(6, 2), z_percent=50))
-    figure, *_ = host.module("live").look("custom", TXT2IMG, arguments)
+    arguments = host.module("page.panel").values_of(Options(gamma_go=(6, 2), z_percent=50))
+    figure, *_ = host.module("page.live").look("custom", TXT2IMG, arguments)
     label = re.search(r'aria-label="([^"]*)"', figure)[1]
     assert label == (
         "Guidance over the steps. image model, denoising: from 6 to 2; image model, inverting: -4 throughout; "
         "video model, denoising: from 6 to 2; video model, inverting: -4 throughout; the ordinary steps: 7.5.")
     assert "19 of 20 steps run the loop (9 IV-IV, 10 VV-VV); 76 evaluations of the video model, 18" in text_of(figure)
-    figure, *_ = host.module("live").look("custom", TXT2IMG, host.module("panel").values_of(Options(form="VV-VV")))
+    arguments = host.module("page.panel").values_of(Options(form="VV-VV"))
+    figure, *_ = host.module("page.live").look("custom", TXT2IMG, arguments)
     assert re.search(r'aria-label="([^"]*)"', figure)[1] == (
         "Guidance over the steps. video model, denoising: 4 throughout; video model, inverting: -4 throughout; "
         "the ordinary steps: 7.5.")
@@ -116,7 +117,7 @@ def test_other_plans_in_words(host, options, words):
 
 def test_an_image_size_below_the_clips_is_refused_with_a_finish(host):
     options = Options(finish_percent=20, image_size=(256, 256))
-    figure, price, _ = host.module("live").look("custom", TXT2IMG, host.module("panel").values_of(options))
+    figure, price, _ = host.module("page.live").look("custom", TXT2IMG, host.module("page.panel").values_of(options))
     assert "image_size = '32x32' is not allowed" in text_of(figure) and "refused: " in text_of(price)
 
 
@@ -149,10 +150,10 @@ def test_the_time_stands_beside_the_price(host):
 
 
 def test_what_is_refused_is_told_where_the_picture_stands(host):
-    arguments = host.module("panel").values_of(Options())
-    at = host.module("panel").values_of(Options(interval=(60, 61))).index(60)
+    arguments = host.module("page.panel").values_of(Options())
+    at = host.module("page.panel").values_of(Options(interval=(60, 61))).index(60)
     arguments[at:at + 2] = [60, 20]
-    figure, price, update = host.module("live").look("paper", TXT2IMG, arguments)
+    figure, price, update = host.module("page.live").look("paper", TXT2IMG, arguments)
     assert text_of(figure).startswith("IV-mixed: interval = (60, 20) is not allowed")
     assert text_of(price).startswith("refused: IV-mixed: interval")
     assert "value" not in update
@@ -177,7 +178,7 @@ def changed(page, values):
 
 @pytest.mark.parametrize("name", ["paper", "balanced", "fast", "paper-videocrafter", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
-    values = host.module("live").choose(name, True)
+    values = host.module("page.live").choose(name, True)
     preset = PRESETS[name]
     assert page.options(changed(page, values)) == preset.options
     if preset.cfg_scale is None:
@@ -193,16 +194,16 @@ def test_the_released_loops_and_the_box_models_are_not_offered(host):
 
 
 def test_choosing_custom_changes_nothing(host, page):
-    values = host.module("live").choose("custom", True)
+    values = host.module("page.live").choose("custom", True)
     assert len(values) == len(page.names) + 1
     assert not any("value" in value for value in values)
-    assert host.module("live").choose(["paper"], True) == values
+    assert host.module("page.live").choose(["paper"], True) == values
 
 
 @given(options=any_options())
 def test_settings_are_saved_and_come_back(host, page, options):
-    live, presets = host.module("live"), host.module("presets")
-    update, said = live.save("mine", [6.5], host.module("panel").values_of(options))
+    live, presets = host.module("page.live"), host.module("presets")
+    update, said = live.save("mine", [6.5], host.module("page.panel").values_of(options))
     assert update["value"] == "mine" and update["choices"][-1] == "mine"
     assert text_of(said) == "Saved as mine."
     values = live.choose("mine", True)
@@ -221,7 +222,7 @@ def test_two_presets_with_the_same_settings_keep_their_names(host, stored):
 
 
 def test_presets_are_renamed_in_their_place_and_deleted(host, stored):
-    live, presets = host.module("live"), host.module("presets")
+    live, presets = host.module("page.live"), host.module("presets")
     for name in ("a", "b", "c"):
         presets.save(name, Options(rho=3), None)
     update, said = live.rename("b", "  new   name ")
@@ -243,11 +244,11 @@ def test_presets_are_renamed_in_their_place_and_deleted(host, stored):
     (lambda live: live.delete("custom"), "'custom' is not one of your own presets"),
 ])
 def test_what_cannot_be_done_is_told_and_not_done(host, stored, change, words):
-    live, presets = host.module("live"), host.module("presets")
+    live, presets = host.module("page.live"), host.module("presets")
     presets.save("own", Options(), None)
     presets.save("other", Options(), None)
     before = stored.read_text()
-    values = host.module("panel").values_of(Options())
+    values = host.module("page.panel").values_of(Options())
     live_with_values = type("Live", (), {**vars(live), "save": lambda name, cfg, _: live.save(name, cfg, values)})
     update, said = change(live_with_values)
     assert text_of(said).startswith(words)
@@ -257,7 +258,7 @@ def test_what_cannot_be_done_is_told_and_not_done(host, stored, change, words):
 
 def test_names_are_text_in_the_page(host, stored):
     name = "<img src=x onerror=alert(1)>"
-    _, said = host.module("live").save(name, [], host.module("panel").values_of(Options()))
+    _, said = host.module("page.live").save(name, [], host.module("page.panel").values_of(Options()))
     assert "<img" not in said and text_of(said) == f"Saved as {name}."
 
 
@@ -268,7 +269,7 @@ def test_a_file_that_cannot_be_read_is_told_and_kept(host, stored, text):
     host.log.lines.clear()
     assert list(host.module("presets").every()) == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
     assert str(stored) in host.log.lines[0] and "repair it, or move it away" in host.log.lines[0]
-    _, said = host.module("live").save("mine", [], host.module("panel").values_of(Options()))
+    _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(Options()))
     assert str(stored) in text_of(said)
     assert stored.read_text("latin-1") == text
 
@@ -287,7 +288,7 @@ def test_an_entry_of_another_version_is_left_out_and_kept(host, stored):
 
 
 def test_a_write_that_fails_leaves_the_old_file(host, stored, monkeypatch):
-    presets, store = host.module("presets"), host.module("store")
+    presets, store = host.module("presets"), host.module("json_store")
     presets.save("old", Options(), None)
     before = stored.read_text()
 

@@ -328,7 +328,7 @@ def finished(host, p, tmp_path, **more):
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(clip.frames)]
     result = host.processing.Processed(frames, ["prompt, é\nSteps: 3"] * len(frames), [7] * len(frames), **more)
-    host.clips.finish(clip, result)
+    host.output.finish(clip, result)
     return frames, result
 
 
@@ -373,15 +373,15 @@ def test_a_clip_outlives_a_writer_that_fails(host, tmp_path, monkeypatch, error)
         path.write_bytes(b"GIF89a")
         raise error
 
-    monkeypatch.setitem(host.clips.WRITERS, ".gif", full)
+    monkeypatch.setitem(host.output.WRITERS, ".gif", full)
     p = request(host, formats=["GIF"])
     p.is_api = False
     frames, result = finished(host, p, tmp_path)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert [path.suffix for path in written] == [".png"] * 4
     assert result.images == frames
-    assert "disk full" in result.comments and "disk full" in result.extra_generation_params[host.clips.PROBLEM]
-    assert host.clips.PROBLEM not in p.extra_generation_params
+    assert "disk full" in result.comments and "disk full" in result.extra_generation_params[host.output.PROBLEM]
+    assert host.output.PROBLEM not in p.extra_generation_params
 
 
 @pytest.mark.parametrize("is_api", [False, True])
@@ -395,7 +395,7 @@ def test_a_clip_outlives_an_output_folder_that_cannot_be_used(host, tmp_path, mo
     files = sorted(path for path in (tmp_path / "temporary").rglob("*") if path.is_file())
     assert [path.suffix for path in files] == [".png"] * 4 + [".gif"]
     where = f"the clip is in {files[0].parent} instead"
-    assert where in result.comments and where in result.extra_generation_params[host.clips.PROBLEM]
+    assert where in result.comments and where in result.extra_generation_params[host.output.PROBLEM]
     assert where in caplog.text
     moving = base64.b64decode(result.images[0]) if is_api else (files[4]).read_bytes()
     assert moving == files[4].read_bytes() and Image.open(io.BytesIO(moving)).n_frames == 4
@@ -449,7 +449,7 @@ print(scratch.folder().parent)
 
 
 def test_a_missing_encoder_is_said_before_sampling(host, monkeypatch):
-    monkeypatch.setattr(host.clips, "can_write", lambda ending: ending != ".mp4")
+    monkeypatch.setattr(host.output, "can_write", lambda ending: ending != ".mp4")
     with pytest.raises(host.sampler.RefusedError, match="pip install av"):
         host.run(request(host, formats=["MP4"]))
     assert host.evaluations == []
@@ -463,7 +463,7 @@ def test_two_batches_are_two_clips(host, tmp_path):
     masks = [frames[0]] + [frame for k in range(8) for frame in (frames[1 + k], frames[16])]
     p.outpath_samples = str(tmp_path)
     result = host.processing.Processed(masks, texts, list(range(8)), index_of_first_image=1)
-    host.clips.finish(host.built_in.of_request(p), result)
+    host.output.finish(host.built_in.of_request(p), result)
     clips = [image for image in result.images if isinstance(image, str)]
     assert len(clips) == 2
     assert result.infotexts == ["clip 0"] * 5 + ["clip 1"] * 5
@@ -629,7 +629,7 @@ def test_what_goes_wrong_in_a_hook_stops_the_generation(host, monkeypatch):
     def broken(p, options):
         raise OSError("the folder cannot be read")
 
-    monkeypatch.setattr(host.module("motion"), "_check", broken)
+    monkeypatch.setattr(host.module("builtin.generation"), "_check", broken)
     with pytest.raises(OSError, match="the folder cannot be read"):
         host.run(request(host))
     assert host.evaluations == []

@@ -122,9 +122,9 @@ def test_what_rows_are_is_cut_with_them(host):
 
     x = torch.arange(12.0).view(12, 1, 1, 1)
     with attach(host.network.diffusion_model, host.modules[V3]) as clip.motion:
-        from ivmixed.webui import built_in_forge
+        from ivmixed.webui.builtin import forge
 
-        out = built_in_forge._in_windows(clip, network)(
+        out = forge._in_windows(clip, network)(
             x, x[:, 0, 0, 0], c_crossattn=x, control={"middle": [x, None]}, transformer_options={
                 "cond_indices": list(range(6, 12)), "uncond_indices": list(range(6)), "cond_mark": x, "patch": print})
     assert torch.equal(out, x)

@@ -48,7 +48,7 @@ def own(host):
 
 def save(host, name, cfg_scale=None):
     host.log.lines.clear()
-    return host.module("live").save(name, [cfg_scale], host.module("panel").values_of(Options(rho=2)))[1]
+    return host.module("page.live").save(name, [cfg_scale], host.module("page.panel").values_of(Options(rho=2)))[1]
 
 
 DAMAGED = {
@@ -167,7 +167,7 @@ def test_processes_do_not_lose_each_others_presets(host, file):
 
 
 def test_a_file_in_use_is_told(host, file, monkeypatch):
-    store = host.module("store")
+    store = host.module("json_store")
     monkeypatch.setattr(store, "PATIENCE", 0.0)
     with store._locked(file.with_name(f"{file.name}.lock")):
         assert "cannot be written (another process is writing it)" in save(host, "mine")
@@ -194,7 +194,7 @@ def test_frozen_settings_are_frozen_presets(host, file, monkeypatch, flags):
     before = file.read_text()
     for flag, value in flags.items():
         monkeypatch.setattr(host.shared.cmd_opts, flag, value)
-    live = host.module("live")
+    live = host.module("page.live")
     for said in save(host, "mine"), live.rename("mine", "other")[1], live.delete("mine")[1]:
         assert "presets cannot be changed: the WebUI was started with --freeze-s" in said
     assert file.read_text() == before and own(host) == ["mine"]
@@ -207,7 +207,7 @@ def test_frozen_settings_are_frozen_presets(host, file, monkeypatch, flags):
 def test_any_value_of_a_setting_leaves_the_extension_alive(host, monkeypatch, setting, value):
     """The host's API takes any."""
     monkeypatch.setattr(host.shared.opts, f"ivmixed_{setting}", value)
-    own, presets = host.module("settings"), host.module("presets")
+    own, presets = host.module("page.settings"), host.module("presets")
     own._set_level()
     assert presets.closed() == "paper" and own.chunk(16) == 16 and own.folder() == ""
     assert own.measures() is True

@@ -528,7 +528,7 @@ def test_lllite_images_are_those_of_the_rows(host):
 
 @pytest.mark.parametrize("rows", [slice(4, 7), torch.tensor([1, 8, 4])])
 def test_only_what_has_a_row_for_each_row_is_cut(host, rows):
-    from ivmixed.webui import controlnet
+    from ivmixed.webui.extensions import controlnet
 
     emb = host.controlnet.ImageEmbed(images(10)[:, 0], torch.zeros(1, 4, 4))
     every, one = (SimpleNamespace(hint_cond=hint, hr_hint_cond=images(10), control_model=model) for hint, model in (
@@ -703,7 +703,7 @@ def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
 
 
 def test_what_is_a_clip(host):
-    from ivmixed.webui.animatediff import Motion
+    from ivmixed.webui.extensions.animatediff import Motion
 
     extension = host.motion.mm_animatediff
     extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7, prompt_scheduler="of the clip"))
@@ -765,7 +765,7 @@ def test_a_still_is_refused_where_motion_is_asked_for(host, tmp_path, asked, wor
     (tmp_path / "AnimateDiff").mkdir()
     for name in ("xl.safetensors", "v3"):
         (tmp_path / "AnimateDiff" / name).touch()
-    host.module("animatediff")._extension().get_model_dir = lambda: str(tmp_path / "AnimateDiff")
+    host.module("extensions.animatediff")._extension().get_model_dir = lambda: str(tmp_path / "AnimateDiff")
     with pytest.raises(host.sampler.RefusedError, match=words):
         host.run(host.still(animatediff={"enable": True, "video_length": 2, "batch_size": 2, "model": "v3", **asked}))
     assert host.evaluations == []
@@ -1153,7 +1153,7 @@ def test_the_double_leaves_no_trace():
     before, path, handlers = dict(sys.modules), sys.path[:], logging.getLogger("ivmixed").handlers[:]
     with loaded():
         assert "modules.shared" in sys.modules and "scripts.animatediff_mm" in sys.modules
-        assert "ivmixed.webui.a1111" in sys.modules
+        assert "ivmixed.webui.hosts.a1111" in sys.modules
     gone = {"modules", "scripts", "k_diffusion", "ldm"}
     assert {name for name in sys.modules if name.split(".")[0] in gone or name.startswith("ivmixed.webui")} == {
         name for name in before if name.split(".")[0] in gone or name.startswith("ivmixed.webui")}

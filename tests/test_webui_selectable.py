@@ -141,7 +141,7 @@ def test_what_could_not_be_written_is_said_of_the_whole(host, monkeypatch):
     def full(*args):
         raise OSError("disk full")
 
-    monkeypatch.setitem(host.clips.WRITERS, ".gif", full)
+    monkeypatch.setitem(host.output.WRITERS, ".gif", full)
     result = host.answer(asked(host), "Prompts from file or textbox", "a kite\na ball", None)
     assert result.comments.count("disk full") == 2
 

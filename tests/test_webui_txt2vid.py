@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ivmixed import OptionError, Options, metrics
+from ivmixed import OptionError, Options
+from ivmixed.measures import pixels
 from ivmixed.motion import MotionOptions
 
 from .host import NAME, loaded
@@ -43,7 +44,7 @@ def wanted(host, **fields):
     own = {"prompt": "a kite", "negative_prompt": "blurry", "styles": [], "sampler": NAME, "scheduler": "Automatic",
            "steps": 4, "width": 32, "height": 32, "cfg_scale": 7.5, "seed": 5, "by_extension": False, "motion": motion,
            "options": Options()}
-    return host.module("clip_request").Wanted(**{**own, **fields})
+    return host.module("page.clip_request").Wanted(**{**own, **fields})
 
 
 def asked_of(host, wanted):
@@ -64,7 +65,7 @@ def frames_of(latents):
 
 def make(host, wanted, how="make"):
     host.shared.state.begin("task")
-    return getattr(host.module("clip_request"), how)(wanted)
+    return getattr(host.module("page.clip_request"), how)(wanted)
 
 
 # --- the clips
@@ -76,7 +77,7 @@ def test_a_clip_is_that_of_the_api(any_host):
     assert clip.evaluations == 14 and clip.seed == 5 and not clip.interrupted
     assert np.array_equal(clip.poster, frames[0])
     assert clip.measures == {name: measure(frames) for name, measure in (
-        ("sharpness", metrics.sharpness), ("flicker", metrics.flicker), ("motion", metrics.motion))}
+        ("sharpness", pixels.sharpness), ("flicker", pixels.flicker), ("motion", pixels.motion))}
     with Image.open(clip.file) as moving:
         assert moving.n_frames == 4
         assert f"{NAME}: 14 evaluations" in moving.info["comment"].decode()
@@ -98,7 +99,7 @@ def test_a_comparison_is_of_one_seed(any_host):
     for clip, options in (plain, Options(interval=(0, 0))), (mixed, Options()):
         frames = asked_of(any_host, wanted(any_host, seed=plain.seed, options=options))
         assert np.array_equal(clip.poster, frames[0])
-        assert clip.measures["flicker"] == metrics.flicker(frames)
+        assert clip.measures["flicker"] == pixels.flicker(frames)
     assert plain.file != mixed.file
 
 
@@ -106,7 +107,7 @@ def test_motion_may_be_animatediffs(host):
     clip, = make(host, wanted(host, by_extension=True))
     p = host.clip(frames=4, context=4, version="v3.safetensors", steps=4, seed=5, prompt="a kite", cfg_scale=7.5)
     frames = frames_of(host.run(p))
-    assert np.array_equal(clip.poster, frames[0]) and clip.measures["flicker"] == metrics.flicker(frames)
+    assert np.array_equal(clip.poster, frames[0]) and clip.measures["flicker"] == pixels.flicker(frames)
     assert clip.evaluations == 14 and MOTION not in clip.infotext
     assert clip.file.parent.name == "AnimateDiff"
     with Image.open(clip.file) as moving:
@@ -145,7 +146,7 @@ def test_a_clip_that_cannot_be_played_is_shown_all_the_same(host, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     clip, = make(host, wanted(host, motion={"formats": ["PNG"]}))
     assert clip.file is None
-    shown = host.module("txt2vid").show([clip], [])
+    shown = host.module("page.txt2vid").show([clip], [])
     assert "IV-mixed: no file could be written to play it" in shown[0] and "<img" not in shown[0]
     assert len(list(Path(host.shared.opts.outdir_txt2img_samples).rglob("*.png"))) == 4
 
@@ -178,7 +179,7 @@ def test_an_interrupt_ends_a_comparison(host):
     assert [clip.title for clip in made] == ["plain"] and made[0].interrupted
     assert (made[0].evaluations, made[0].planned) == (2, 4)
     assert f"{NAME}: interrupted after 2 of 4 evaluations" in made[0].infotext
-    assert "plain, interrupted plain Evaluations 2 of 4" in text_of(host.module("txt2vid")._figures(made))
+    assert "plain, interrupted plain Evaluations 2 of 4" in text_of(host.module("page.txt2vid")._figures(made))
 
 
 # --- the page
@@ -264,7 +265,7 @@ def test_compare_shows_both(page):
     assert re.findall(r"<figcaption>([^<]*)", shown.clip) == ["plain", "IV-mixed"]
     assert "plain IV-mixed Evaluations 4 14 Seconds" in text_of(shown.clip)
     assert [size_of(poster) for poster, _ in shown.strip["value"]] == [(64, 32), (32, 32)]
-    choose = page.host.module("txt2vid").choose
+    choose = page.host.module("page.txt2vid").choose
     assert choose(shown.shown, SimpleNamespace(index=1)) == [first.clip, first.infotext]
 
 
@@ -275,7 +276,7 @@ def test_the_panel_of_the_tab_acts(page):
 
 def test_the_strip_has_the_last_clips_alone(page, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "poster.png")
-    entry = page.host.module("txt2vid").Shown("page", "infotext", tmp_path / "poster.png", "label")
+    entry = page.host.module("page.txt2vid").Shown("page", "infotext", tmp_path / "poster.png", "label")
     shown = page.press("generate", shown=[entry] * 12, by="built-in motion", **SMALL)
     assert len(shown.shown) == len(shown.strip["value"]) == 12
     assert shown.shown[1] is entry and shown.shown[0] is not entry
@@ -381,7 +382,7 @@ def test_a_module_that_comes_is_found_and_chosen(host):
 @pytest.mark.parametrize("kind, title", [("forge_main", "Txt2vid"), ("reforge", "txt2vid")])
 def test_the_tab_is_named_as_its_neighbours_are(kind, title, tmp_path):
     with loaded_forge(kind) as host:
-        assert host.module("host").tab_title("txt2vid") == title
+        assert host.module("hosts").tab_title("txt2vid") == title
 
 
 def test_infotext_comes_back_into_the_tab(page):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ivmixed import Options, Schedule, make_plan, sample_iv_mixed
 from ivmixed.standalone import assemble
-from ivmixed.standalone.models import Denoiser
+from ivmixed.standalone.denoiser import Denoiser
 from ivmixed.standalone.videocrafter import VideoCrafterUNet, unet_config, unet_state
 
 from .layouts import attention_block, dense, norm

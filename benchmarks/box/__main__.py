@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ivmixed import metrics
-from ivmixed.standalone import box, media
+from ivmixed.clips import media
+from ivmixed.measures import pixels
+from ivmixed.measures.neural import frechet_distance
+from ivmixed.standalone import box
 from ivmixed.standalone.box.checker import read
 from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS, random_scene, render
-from ivmixed.standalone.networks import frechet_distance
 
 from ..report import Row, save, table
 from ..settings import SETTINGS, Setting, chosen, sample
@@ -57,13 +58,14 @@ def measure(clips: Clips, prompts: Sequence[str], real: Clips, network: Network,
     """The measures of clips of some captions; ``real`` are drawn ones, ``known`` their features.
 
     ``obeyed`` and its parts: shares read off the frames; ``sharpness``, ``flicker``, ``warping``, ``motion``: means of
-    `ivmixed.metrics`; ``boil``: the warping error as a share of how strong details are (the root of the sharpness), so
-    that a blur hides nothing; ``distance``: of the frames to those of ``real``; ``frechet``: of the clips.
+    `ivmixed.measures.pixels`; ``boil``: the warping error as a share of how strong details are (the root of the
+    sharpness), so that a blur hides nothing; ``distance``: of the frames to those of ``real``; ``frechet``: of the
+    clips.
     """
     readings = [read(torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255) for clip in clips]
     words = [prompt.split(" ", 3)[1:] for prompt in prompts]
 
-    warping = [metrics.warping_error(clip) for clip in clips]
+    warping = [pixels.warping_error(clip) for clip in clips]
 
     def mean(values: Sequence[float]) -> float:
         return float(np.mean(values))
@@ -73,13 +75,13 @@ def measure(clips: Clips, prompts: Sequence[str], real: Clips, network: Network,
         "colour": mean([reading.colour == word[0] for reading, word in zip(readings, words)]),
         "shape": mean([reading.shape == word[1] for reading, word in zip(readings, words)]),
         "moves": mean([reading.motion == word[2] for reading, word in zip(readings, words)]),
-        "sharpness": mean([metrics.sharpness(clip) for clip in clips]),
-        "distance": metrics.frame_distance(np.concatenate(clips)[::3], np.concatenate(real)[::5]),
+        "sharpness": mean([pixels.sharpness(clip) for clip in clips]),
+        "distance": pixels.frame_distance(np.concatenate(clips)[::3], np.concatenate(real)[::5]),
         "frechet": frechet_distance(features_of(network, clips), known),
-        "flicker": mean([metrics.flicker(clip) for clip in clips]),
+        "flicker": mean([pixels.flicker(clip) for clip in clips]),
         "warping": mean(warping),
-        "boil": mean([error / math.sqrt(metrics.sharpness(clip)) for error, clip in zip(warping, clips)]),
-        "motion": mean([metrics.motion(clip) for clip in clips]),
+        "boil": mean([error / math.sqrt(pixels.sharpness(clip)) for error, clip in zip(warping, clips)]),
+        "motion": mean([pixels.motion(clip) for clip in clips]),
     }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ivmixed.standalone import Settings, box, txt2vid
-from ivmixed.standalone.models import Denoiser, image_view
+from ivmixed.standalone.denoiser import Denoiser, image_view
 
 
 class Box:

@@ -6,8 +6,8 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
 from ivmixed import Schedule
+from ivmixed.standalone.denoiser import Denoiser, image_view
 from ivmixed.standalone.loading import SD15, quiet
-from ivmixed.standalone.models import Denoiser, image_view
 
 TABLES = Schedule.linear(), Schedule.scaled_linear()
 WORDS = 77

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ivmixed.features import DeepFeatures
-from ivmixed.standalone.models import deep_layers, image_view
+from ivmixed.standalone.denoiser import deep_layers, image_view
 
 from .networks import WORDS, make
 

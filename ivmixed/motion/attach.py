@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .files import FAMILIES
+from ..weights.files import FAMILIES
 from .loading import MotionError
 from .module import MotionModule, TemporalTransformer, apart, together
 

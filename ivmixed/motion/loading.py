@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..untrusted import JsonError, parse_object, shown
-from . import files, lora
-from .files import Source, Tensors
+from ..weights import files, lora
+from ..weights.files import Source, Tensors
 from .module import AUTO, HOTSHOT, LCM, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
 
 DIFFUSERS_NAMES = (

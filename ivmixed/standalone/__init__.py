@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..clipfiles import MediaError
+    from ..clips.encode import MediaError
     from .loading import LoadError
     from .pipeline import Clip, IVMixedPipeline
     from .txt2vid import generate, load, plan

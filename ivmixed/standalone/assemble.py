@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from ..motion.files import Tensors, one_line
 from ..untrusted import shown
+from ..weights.files import Tensors, one_line
 
 Config = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ HARMLESS = re.compile(
     r"|cond_stage_model\.transformer\.(vision_model|visual_projection|text_projection)\."
     r"|cond_stage_model\.transformer\.logit_scale$|(.*\.)?position_ids$")
 """Tensors of a single file that no network here has, and none misses: averages and tables of the training, losses of
-the VAE, the other half of CLIP. (`ivmixed.standalone.noise` reads the tables.)"""
+the VAE, the other half of CLIP. (`ivmixed.weights.noise` reads the tables.)"""
 
 OLD_ATTENTION = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
 """Names in the VAE before diffusers 0.18 -> those since."""

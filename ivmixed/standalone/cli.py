@@ -20,8 +20,8 @@ from ..untrusted import Refusal, shown
 from .settings import BOX, FIELDS, Settings
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and a refusal need none of it
-    from ..clipfiles import Frames
-    from .noise import Noise
+    from ..clips.encode import Frames
+    from ..weights.noise import Noise
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
@@ -126,7 +126,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that a command line asks for: of ``--from``, over them ``--preset``, over that the flags."""
     values: dict[str, Any] = {}
     if args.source is not None:
-        from .media import read_settings
+        from ..clips.media import read_settings
 
         values = Settings.from_dict(read_settings(args.source)).to_dict()
         if not args.trust_paths:
@@ -170,7 +170,8 @@ def _txt2vid(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise UsageError("--out is missing: name the file to write, such as clip.mp4")
-    from . import media, txt2vid
+    from ..clips import media
+    from . import txt2vid
 
     files = [args.out]
     if args.compare:
@@ -238,16 +239,16 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
 
 def _report(clips: Mapping[str, Clip], written: Sequence[Path], taken: Mapping[str, Noise], as_json: bool) -> None:
-    from .. import metrics
+    from ..measures import pixels
 
     rows = {}
     for name, clip in clips.items():
         measures = {}
-        large = min(clip.frames.shape[1:3]) >= metrics.SMALLEST
+        large = min(clip.frames.shape[1:3]) >= pixels.SMALLEST
         if large:
-            measures["sharpness"] = metrics.sharpness(clip.frames)
+            measures["sharpness"] = pixels.sharpness(clip.frames)
         if large and len(clip.frames) > 1:
-            measures |= {"flicker": metrics.flicker(clip.frames), "motion": metrics.motion(clip.frames)}
+            measures |= {"flicker": pixels.flicker(clip.frames), "motion": pixels.motion(clip.frames)}
         rows[name] = {"evaluations": clip.plan.evaluations, "seconds": round(clip.seconds, 2), **measures}
     if as_json:
         first = next(iter(clips.values()))
@@ -262,7 +263,7 @@ def _report(clips: Mapping[str, Clip], written: Sequence[Path], taken: Mapping[s
 
 
 def _metrics(args: argparse.Namespace) -> int:
-    from .panel import panel
+    from ..measures.table import panel
 
     panel(args.clips, clip=args.clip, prompt=args.prompt, fvd=args.fvd, real=args.real, as_json=args.json)
     return 0

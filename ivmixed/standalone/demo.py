@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .. import metrics
+from ..clips import media
+from ..measures import pixels
 from ..options import OptionError
 from ..presets import PRESETS
-from . import media, txt2vid
+from . import txt2vid
 from .box import FRAMES
 from .box.checker import obeys
 from .box.scenes import random_scene, render
@@ -82,10 +83,10 @@ def measure(clips: Sequence[Frames], prompts: Sequence[str], real: Sequence[Fram
     """The measures of `metrics`, means over the clips, and how many obey their prompt."""
     tensors = [torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255 for clip in clips]
     return {
-        "sharpness": float(np.mean([metrics.sharpness(clip) for clip in clips])),
-        "distance": metrics.frame_distance(np.concatenate(clips), np.concatenate(real)),
-        "flicker": float(np.mean([metrics.flicker(clip) for clip in clips])),
-        "motion": float(np.mean([metrics.motion(clip) for clip in clips])),
+        "sharpness": float(np.mean([pixels.sharpness(clip) for clip in clips])),
+        "distance": pixels.frame_distance(np.concatenate(clips), np.concatenate(real)),
+        "flicker": float(np.mean([pixels.flicker(clip) for clip in clips])),
+        "motion": float(np.mean([pixels.motion(clip) for clip in clips])),
         "obeyed": sum(obeys(clip, prompt) for clip, prompt in zip(tensors, prompts)) / len(clips),
     }
 

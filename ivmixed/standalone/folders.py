@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from ..motion import files
-from ..motion.files import Tensors
 from ..untrusted import JsonError, parse_object, shown
+from ..weights import files
+from ..weights.files import Tensors
+from ..weights.noise import Noise, NoiseError
 from . import assemble, videocrafter
-from .noise import Noise, NoiseError
 
 MODELSCOPE, ANIMATEDIFF = "TextToVideoSDPipeline", "AnimateDiffPipeline"
 STABLE_DIFFUSION = "StableDiffusionPipeline"

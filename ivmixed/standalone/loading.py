@@ -26,14 +26,14 @@ from typing import Any
 import diffusers  # its names load when they are first used, so `check` stays quick
 import torch
 
-from ..motion import files, lora
-from ..motion.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
 from ..motion.loading import as_animatediff, to_diffusers, widths
 from ..motion.loading import read as read_module
 from ..untrusted import Refusal, shown
+from ..weights import files, lora
+from ..weights.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
+from ..weights.noise import Noise, NoiseError
 from . import assemble, folders, videocrafter
 from .folders import Folder, FolderError, make_tokenizer
-from .noise import Noise, NoiseError
 from .text_to_video import TextToVideoPipeline
 
 SD15 = Path(__file__).with_name("sd15")

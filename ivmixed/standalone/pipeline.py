@@ -14,13 +14,13 @@ from diffusers import DiffusionPipeline, UNetMotionModel
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..clips.media import write_clip
 from ..options import OPTIONS, OptionError, Options
 from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter
-from .media import write_clip
-from .models import Denoiser, image_view, noise_table
+from .denoiser import Denoiser, image_view, noise_table
 from .settings import PREDICTIONS
 
 StepCallback = Callable[["IVMixedPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]

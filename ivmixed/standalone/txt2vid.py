@@ -14,8 +14,8 @@ from ..options import OptionError
 from ..plan import Plan
 from ..schedule import Schedule
 from ..untrusted import shown
+from ..weights.noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from . import box, loading, videocrafter
-from .noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
 from .settings import BOX, Settings
 

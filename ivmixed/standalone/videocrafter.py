@@ -17,8 +17,8 @@ from diffusers import UNet3DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor
 
-from ..motion.files import Tensors
 from ..options import OptionError
+from ..weights.files import Tensors
 from . import assemble
 
 NAME = "VideoCrafter2"

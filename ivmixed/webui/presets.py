@@ -10,7 +10,7 @@ from ..options import Option, OptionError, Options
 from ..presets import PRESETS, Preset
 from ..untrusted import shown
 from . import log
-from .store import Damaged, Store, StoreError
+from .json_store import Damaged, Store, StoreError
 
 CUSTOM = "custom"
 """Shown where the settings are no preset's."""

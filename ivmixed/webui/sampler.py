@@ -22,9 +22,10 @@ from modules.sd_samplers_kdiffusion import KDiffusionSampler
 from .. import Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
 from ..motion import MotionError, TravelError
 from ..patch import Overlay, replaced
-from . import NAME, SAMPLERS, checkpoints, log, timing, words
-from .panel import options_of
-from .words import Words
+from . import NAME, SAMPLERS, log, timing
+from .image_model import checkpoints, conds
+from .image_model.conds import Words
+from .page.panel import options_of
 
 NO_MOTION = "off - no motion module in the UNet"
 HIRES, IGNORED = f"{NAME} hires", f"{NAME} ignored"
@@ -268,7 +269,7 @@ class Run:
         if options.image_size is not None and self.sampler.model_wrap_cfg.mask is not None:
             raise OptionError("image_size", options.image_size, "nothing in inpainting: the mask has the clip's size")
         checkpoints.chosen(options)
-        words.without_networks(options)
+        conds.without_networks(options)
         # context windows lie elsewhere in every step
         if frames > self.motion.context and options.reused == "features" and options.fresh_percent < 100:
             raise OptionError(

@@ -8,9 +8,12 @@ from typing import Any
 from modules import scripts
 
 from ..options import OPTIONS, OptionError, Options
-from . import MOTION, NAME, SAMPLERS, animatediff, clips, motion, motion_panel, panel, presets, sampler, selectable
-from .checkpoints import check_stays
-from .live import Live
+from . import MOTION, NAME, SAMPLERS, presets, sampler, selectable
+from .builtin import generation, output
+from .extensions import animatediff
+from .image_model.checkpoints import check_stays
+from .page import motion_panel, panel
+from .page.live import Live
 
 PRESET = f"{NAME} preset"
 """The infotext's key for the name of the settings, for readers: pasting goes by the settings themselves."""
@@ -31,19 +34,19 @@ class MotionScript(scripts.Script):
         return components
 
     def before_process(self, p: Any, *arguments: Any) -> None:
-        motion.prepare(p, lambda: motion_panel.from_arguments(arguments))
+        generation.prepare(p, lambda: motion_panel.from_arguments(arguments))
 
     def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
-        clips.keep(p, pp)
-        clip = motion.of_request(p)
+        output.keep(p, pp)
+        clip = generation.of_request(p)
         if clip is not None:
             clip.tell_prompt()
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
-        clip = motion.of_request(p)
+        clip = generation.of_request(p)
         if clip is not None:
-            clips.finish(clip, processed)
-        motion.finished(p)
+            output.finish(clip, processed)
+        generation.finished(p)
 
 
 class IVMixedScript(scripts.Script):
@@ -70,7 +73,7 @@ class IVMixedScript(scripts.Script):
 
     def process(self, p: Any, *arguments: Any) -> None:
         ours = not SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None)))
-        built_in = motion.of_request(p) is not None
+        built_in = generation.of_request(p) is not None
         for key in (NAME, sampler.HIRES, sampler.IGNORED, PRESET, *(option.label for option in OPTIONS)):
             p.extra_generation_params.pop(key, None)  # a script's requests share it
         if ours or built_in:
@@ -81,7 +84,7 @@ class IVMixedScript(scripts.Script):
                 with sampler.refusing():
                     check_stays(p)
             except sampler.RefusedError as error:
-                motion.refuse(p, error)
+                generation.refuse(p, error)
         if ours:
             with suppress(OptionError):
                 _write(p.extra_generation_params, panel.options_of(p))

@@ -13,8 +13,9 @@ from modules import devices, sd_models, shared
 
 from ..cost import work
 from ..plan import Plan
-from . import checkpoints, log
-from .store import Store, StoreError
+from . import log
+from .image_model import checkpoints
+from .json_store import Store, StoreError
 
 _store = Store("timing.json")
 

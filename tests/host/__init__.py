@@ -130,7 +130,7 @@ class Log(logging.Handler):
 class Host:
     """The running double. Its modules are attributes: ``host.shared``, ``host.sd_samplers``, ``host.a1111``, ..."""
 
-    sampler_file = "a1111"
+    sampler_file = "hosts.a1111"
 
     def __init__(self, parameterization: str, animatediff: bool):
         self._import()
@@ -167,9 +167,9 @@ class Host:
         logging.getLogger("ivmixed").addHandler(self.log)
         self.a1111 = importlib.import_module(f"ivmixed.webui.{self.sampler_file}")
         self.sampler = importlib.import_module("ivmixed.webui.sampler")
-        for name in ("panel", "motion_panel", "clips"):
-            setattr(self, name, importlib.import_module(f"ivmixed.webui.{name}"))
-        self.built_in = importlib.import_module("ivmixed.webui.motion")
+        for name in ("page.panel", "page.motion_panel", "builtin.output"):
+            setattr(self, name.split(".")[1], self.module(name))
+        self.built_in = importlib.import_module("ivmixed.webui.builtin.generation")
 
     # the page ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Clip files, both ways."""

@@ -1,0 +1,1 @@
+"""Built-in motion: a request becomes one clip, with a motion module of ours in the UNet."""

@@ -1,0 +1,137 @@
+"""Built-in motion on the Forge family: how it comes into the UNet, its windows around the network's calls.
+
+The windows stand at the network's ``apply_model``, which every evaluation ends at. ControlNet has been asked by then,
+for all rows at once, and what it gave is cut to the window's rows.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import motion
+from ...motion import MotionError, attach
+from ...motion.attach import TAKEN
+from ...patch import replaced
+from .. import hosts
+from ..hosts.forge.motion import inner_modifiers, is_motion, network_call, on_table
+from .generation import Clip, of_request
+
+
+@contextmanager
+def acting(clip: Clip) -> Iterator[motion.Motion]:
+    """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on."""
+    sd_model = clip.p.sd_model
+    unet = sd_model.forge_objects_after_applying_lora.unet  # every sampling begins with this one
+    network = unet.model
+    with ExitStack() as stack:
+        module = stack.enter_context(clip.module(_dtype(network), unet.load_device))
+        acting = stack.enter_context(attach(network.diffusion_model, module))
+        _reserve(unet, module, stack)
+        abar = module.kind.alphas_cumprod()
+        holder = _sampler().table_of(unet)
+        clip.checkpoint_sigmas = holder.sigmas
+        stack.enter_context(on_table(holder, ((1 - abar) / abar).sqrt().to(holder.sigmas)))
+        for name in ("alphas_cumprod", "alphas_cumprod_original"):
+            if isinstance(own := getattr(sd_model, name, None), Tensor):
+                stack.enter_context(replaced(sd_model, name, abar.to(own)))
+        stack.enter_context(replaced(network, "apply_model", _in_windows(clip, network.apply_model)))
+        yield acting
+
+
+def _sampler() -> Any:
+    return import_module(f"ivmixed.webui.hosts.{hosts.FILES[hosts.name()]}").IVMixedSampler
+
+
+def _dtype(network: Any) -> torch.dtype:
+    """What the network computes in."""
+    if hasattr(network, "computation_dtype"):
+        return network.computation_dtype  # type: ignore[no-any-return]
+    return network.manual_cast_dtype or network.get_dtype()  # type: ignore[no-any-return]
+
+
+def _reserve(unet: Any, module: torch.nn.Module, stack: ExitStack) -> None:
+    """The host's memory manager leaves room for the module, where it can be told."""
+    if hasattr(unet, "extra_preserved_memory_during_sampling"):
+        size = sum(tensor.nbytes for tensor in module.state_dict().values())
+        kept = unet.extra_preserved_memory_during_sampling + size
+        stack.enter_context(replaced(unet, "extra_preserved_memory_during_sampling", kept))
+
+
+def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network's ``apply_model``, window by window."""
+    def call(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if any(map(is_motion, inner_modifiers(kwargs))):  # AnimateDiff puts it there after motion has come in here
+            raise MotionError(clip.path.name, TAKEN)
+
+        def part(rows: Tensor | slice) -> Tensor:
+            if isinstance(rows, slice):  # all of them
+                return apply_model(x, t, *args, **kwargs)
+            args_of_rows, kwargs_of_rows = _cut((args, kwargs), rows, len(x))
+            options = kwargs_of_rows.get("transformer_options", {})
+            if "cond_indices" in options:
+                length = len(rows) * clip.frames // len(x)
+                for name in ("cond_indices", "uncond_indices"):
+                    sets = sorted({row // clip.frames for row in options[name]})
+                    options[name] = [part * length + frame for part in sets for frame in range(length)]
+            return apply_model(x[rows], t[rows], *args_of_rows, **kwargs_of_rows)
+        return clip.in_windows(x, part)
+    return call
+
+
+def _cut(value: Any, rows: Tensor, total: int) -> Any:
+    """``value`` with all tensors of ``total`` rows in it, at any depth, cut to ``rows``."""
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.ndim and value.shape[0] == total else value
+    if isinstance(value, dict):
+        return {key: _cut(entry, rows, total) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_cut(entry, rows, total) for entry in value])
+    return value
+
+
+class Motion:
+    """Built-in motion while a clip is sampled, as the sampler IV-mixed asks for it: see `forge_motion.Motion`."""
+
+    def __init__(self, clip: Clip):
+        self._clip = clip
+        self.checkpoint_sigmas = clip.checkpoint_sigmas
+        self.context = clip.context
+        self.travelled = clip.blended
+
+    @classmethod
+    def of_clip(cls, p: Any, frames: int) -> Motion | None:
+        """That of a request for a latent of ``frames`` frames; None where there is none."""
+        clip = of_request(p)
+        return cls(clip) if clip is not None and clip.motion is not None and frames == clip.frames else None
+
+    @property
+    def seen(self) -> bool:
+        """Whether motion has acted."""
+        assert self._clip.motion is not None
+        return self._clip.motion.calls > 0
+
+    def watched(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        """The options as they are: built-in motion counts its calls."""
+        return model_options
+
+    def left_out(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        """The options with which the UNet is the checkpoint's own, to the bit."""
+        whole = network_call(model_options)
+
+        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+            with replaced(self._clip, "left_out", True):
+                return whole(apply_model, info)
+        return {**model_options, "model_function_wrapper": call}
+
+    def around(self, network: Any) -> AbstractContextManager[None]:
+        """Within the block a network that is not the clip's takes as many frames at a time."""
+        return replaced(network, "apply_model", _in_windows(self._clip, network.apply_model))
+
+    def outermost(self, model_options: dict[str, Any], last: int) -> dict[str, Any]:
+        """The options where deep features serve again: as they are, since motion acts behind layers that run."""
+        return model_options

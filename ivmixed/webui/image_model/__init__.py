@@ -1,0 +1,1 @@
+"""The image model's conds, checkpoint and weights."""

@@ -1,0 +1,237 @@
+"""Another model as the image model in AUTOMATIC1111: other weights in the host's UNet while it is asked.
+
+The UNet stays, with all that the host and its extensions have put around its layers (ControlNet, IP-Adapter, tiling,
+token merging); its parameters are exchanged, and what the Lora extension has noted of them. So LoRAs are put into the
+weights of each model once, not at every exchange. The loaded checkpoint is never unloaded: whatever happens, the host
+has the model that it had.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import nn
+
+from modules import devices, sd_models, sd_unet
+
+from ...options import OptionError
+from ...weights import files
+from .. import log
+from ..extensions import lora
+from . import checkpoints
+
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
+"""How the names of a checkpoint file begin."""
+KEPT_IN = "iv_mixed_image_model"
+"""The attribute of a request with its image model."""
+
+
+def forget(p: Any) -> None:
+    """Frees the memory of a request's image model: the host's objects hold on to each other, and p with them."""
+    kept = vars(p).pop(KEPT_IN, None)
+    if kept is not None:
+        for weights in (kept[2].unet, kept[2].text):
+            weights.layers.clear()
+            weights.states.clear()
+
+
+class ImageModel:
+    """The weights of a checkpoint for the UNet and the text encoder of the loaded one.
+
+    ``left_out``: motion modules in the UNet, which are not the checkpoint's. Raises OptionError where it is of another
+    kind.
+    """
+
+    def __init__(self, sd_model: Any, info: Any, left_out: Iterable[nn.Module], networks: lora.Networks):
+        self.networks = networks
+        """The LoRAs that are in force while it is asked."""
+        self.beside = True
+        """Its weights stay where the video model's are; else each model's come there when it is asked."""
+        _check(sd_model, info)
+        started = time.monotonic()
+        unet, text = sd_model.model.diffusion_model, sd_model.cond_stage_model
+        places = {UNET: _layers(unet, UNET, frozenset(left_out)), TEXT: _layers(text, TEXT)}
+        state = sd_models.get_state_dict_from_checkpoint(files.read(info.filename))  # by its content, not its ending
+        self.unet, self.text = (_Weights(layers, state, info) for layers in places.values())
+        log.info(f"image model: {info.name}, {self.unet.size / 2**30:.1f} GiB in memory beside the video model, read "
+                 f"in {time.monotonic() - started:.1f} s")
+
+    @classmethod
+    def of_request(cls, p: Any, info: Any, left_out: Iterable[nn.Module], networks: lora.Networks) -> ImageModel:
+        """That of a request, which keeps it: both passes of hires fix, and all clips of a batch, have one."""
+        unet, kept = p.sd_model.model.diffusion_model, getattr(p, KEPT_IN, None)
+        if kept is None or kept[:2] != (info.filename, unet):
+            kept = info.filename, unet, cls(p.sd_model, info, left_out, networks)
+            setattr(p, KEPT_IN, kept)
+        kept[2].networks = networks
+        return kept[2]
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Within the block the host's text encoder is this model's."""
+        with lora.forced(self.networks), self.text.exchanged(beside=False):
+            yield
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Within the block the host's UNet is this model's."""
+        with lora.forced(self.networks), self.unet.exchanged(self.beside):
+            yield
+
+    def make_room(self) -> bool:
+        """Leaves the device to the video model while this one is not asked; False where it did already."""
+        if not self.beside:
+            return False
+        self.beside = False
+        self.rest()
+        log.info("out of memory with two models: they take turns now, which takes longer")
+        return True
+
+    def rest(self) -> None:
+        """Leaves the device."""
+        self.unet.to("cpu")
+        devices.torch_gc()
+
+
+def _check(sd_model: Any, info: Any) -> None:
+    """Raises OptionError for a checkpoint that is not of the loaded one's kind; its weights are not read."""
+    if sd_unet.current_unet is not None:
+        raise checkpoints.refused(info, "has no place in another UNet than the checkpoint's own",
+                                  "nothing with TensorRT and the like")
+    checkpoints.check(info, checkpoints.SD15 if getattr(sd_model, "is_sd1", False) else None)
+
+
+class _Layer:
+    """A layer of the host with parameters, and their names in a checkpoint file."""
+
+    def __init__(self, layer: nn.Module, names: dict[str, str]):
+        self.layer, self.names = layer, names
+
+
+def _layers(module: nn.Module, prefix: str, left_out: frozenset[nn.Module] = frozenset()) -> list[_Layer]:
+    """The layers that a checkpoint has weights for. What the host has put around one (``wrapped``) or AnimateDiff
+    between two does not count in their names."""
+    found = []
+    names = {name: prefix + name for name, parameter in module._parameters.items() if parameter is not None}
+    if names:
+        found.append(_Layer(module, names))
+    children = [(name, child) for name, child in module._modules.items() if child is not None and child not in left_out]
+    for index, (name, child) in enumerate(children):
+        if isinstance(module, (nn.Sequential, nn.ModuleList)):
+            name = str(index)
+        found += _layers(child, prefix if name == "wrapped" else f"{prefix}{name}.", left_out)
+    return found
+
+
+class _Weights:
+    """Other parameters for some layers of the host."""
+
+    KEPT = ("_parameters", *lora.KEPT)
+
+    def __init__(self, layers: list[_Layer], state: dict[str, torch.Tensor], info: Any):
+        self.layers = [entry.layer for entry in layers]
+        wanted = [(entry, name, key) for entry in layers for name, key in entry.names.items()]
+        for entry, name, key in wanted:
+            if key not in state or state[key].shape != entry.layer._parameters[name].shape:
+                raise OptionError("image_checkpoint", info.name, "a checkpoint of the same layers",
+                                  f"has other layers than the loaded checkpoint ({key})")
+            if not state[key].is_floating_point():
+                raise OptionError("image_checkpoint", info.name, "a checkpoint in float16, bfloat16 or float32",
+                                  f"has weights in {state[key].dtype} ({key}), as quantized files do")
+        kinds = [(entry.layer._parameters[name].dtype, torch.device("cpu")) for entry, name, _ in wanted]
+        copies = iter(_packed([state[key] for *_, key in wanted], kinds))
+        self.states: list[dict[str, Any]] = []
+        """Of each layer, what is exchanged: these parameters, and what the Lora extension has noted of them."""
+        for entry in layers:
+            parameters: dict[str, nn.Parameter | None] = dict.fromkeys(entry.layer._parameters)
+            for name in entry.names:
+                parameters[name] = nn.Parameter(next(copies), requires_grad=False)
+            self.states.append({"_parameters": parameters})
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(parameter.nbytes for parameter in _parameters(self.states))
+
+    def to(self, device: Any) -> None:
+        _move(list(_parameters(self.states)), repeat(device))
+
+    @contextmanager
+    def exchanged(self, beside: bool) -> Iterator[None]:
+        """Within the block the layers have these parameters, on the device where theirs were. Afterwards theirs are
+        where these are then, as the host may have moved the layers meanwhile; these stay there if ``beside``."""
+        theirs, ours = self._taken(), list(_parameters(self.states))
+        own = list(_parameters(theirs))
+        places = [parameter.device for parameter in own]
+        try:
+            if not beside:
+                _move(own, repeat("cpu"))
+            _move(ours, places)
+            try:
+                self._put_in(self.states)
+                yield
+            finally:
+                states, places = self._taken(), [parameter.device for parameter in ours]
+                self._put_in(theirs)
+                self.states = states
+        finally:
+            try:
+                if not beside:
+                    _move(ours, repeat("cpu"))
+            finally:
+                self._bring_back(own, places, ours)
+
+    @staticmethod
+    def _bring_back(own: list[nn.Parameter], places: list[torch.device], ours: list[nn.Parameter]) -> None:
+        """The host's parameters to where they belong, whatever becomes of these."""
+        try:
+            _move(own, places)
+        except torch.cuda.OutOfMemoryError:
+            try:
+                _move(ours, repeat("cpu"))
+                devices.torch_gc()
+            finally:
+                _move(own, places)
+
+    def _taken(self) -> list[dict[str, Any]]:
+        return [{name: vars(layer)[name] for name in self.KEPT if name in vars(layer)} for layer in self.layers]
+
+    def _put_in(self, states: list[dict[str, Any]]) -> None:
+        for layer, state in zip(self.layers, states):
+            for name in self.KEPT:
+                vars(layer).pop(name, None)
+            vars(layer).update(state)
+
+
+def _parameters(states: list[dict[str, Any]]) -> Iterator[nn.Parameter]:
+    return (parameter for state in states for parameter in state["_parameters"].values() if parameter is not None)
+
+
+def _move(parameters: list[nn.Parameter], places: Iterable[Any]) -> None:
+    moving = [(parameter, torch.device(place)) for parameter, place in zip(parameters, places)
+              if parameter.device != torch.device(place)]
+    copies = _packed([parameter.data for parameter, _ in moving],
+                     [(parameter.dtype, device) for parameter, device in moving])
+    for (parameter, _), copy in zip(moving, copies):
+        parameter.data = copy
+
+
+def _packed(tensors: list[torch.Tensor], kinds: list[tuple[torch.dtype, torch.device]]) -> list[torch.Tensor]:
+    """Copies in these types on these devices, all of a kind in one block of memory.
+
+    A process keeps the memory of many small pieces when they are freed, for every thread that had some.
+    """
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for index, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(index)
+    copies = list(tensors)
+    for (dtype, device), indices in groups.items():
+        sizes = [tensors[index].numel() for index in indices]
+        block = torch.empty(sum(sizes), dtype=dtype, device=device)
+        for index, part in zip(indices, block.split(sizes)):
+            copies[index] = part.as_strided(tensors[index].shape, tensors[index].stride()).copy_(tensors[index])
+    return copies

@@ -1,0 +1,1 @@
+"""What the page shows: panels, the txt2vid tab, axes of the X/Y/Z plot, settings."""

@@ -1,0 +1,163 @@
+"""A clip asked for in the tab txt2vid: a request to the host like one of its tab txt2img, and what comes of it.
+
+It goes through the host's own functions and the scripts of txt2img, which stand as that tab shows them when the page is
+opened, but for motion and IV-mixed. So files, infotext, interrupt, live preview and other extensions are as there.
+"""
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modules import processing, scripts, shared
+
+from ...clips.encode import Frames
+from ...cost import work
+from ...measures import pixels
+from ...motion import MotionOptions
+from ...options import OptionError, Options
+from ...plan import Plan
+from .. import MOTION, NAME, SAMPLERS, hosts, preview
+from ..builtin import generation, output
+from ..extensions import animatediff
+from . import settings
+
+MEASURES = {"sharpness": pixels.sharpness, "flicker": pixels.flicker, "motion": pixels.motion}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All that makes a clip. ``by_extension``: motion is AnimateDiff's, else built in. ``seed``: -1 for any."""
+
+    prompt: str
+    negative_prompt: str
+    styles: list[str]
+    sampler: str
+    scheduler: str
+    steps: int
+    width: int
+    height: int
+    cfg_scale: float
+    seed: int
+    by_extension: bool
+    motion: MotionOptions
+    options: Options
+
+    def plan(self) -> Plan:
+        """Raises OptionError."""
+        return preview.plan_of(self.options, self.steps, self.scheduler, sampler=self.sampler)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``evaluations`` are
+    those that were made, of so many ``planned``, and None with a sampler of the host's."""
+
+    title: str
+    file: Path | None
+    poster: Image.Image
+    infotext: str
+    comments: str
+    seed: int
+    evaluations: int | None
+    planned: int | None
+    seconds: float
+    measures: dict[str, float]
+    interrupted: bool
+
+
+def make(wanted: Wanted) -> list[Made]:
+    """One clip. Raises OptionError, and what the host raises."""
+    return _make_all({wanted.sampler: wanted})
+
+
+def compare(wanted: Wanted) -> list[Made]:
+    """A clip of the video model alone and one by IV-mixed, of one seed; fewer after an interrupt. Raises OptionError.
+    """
+    if wanted.sampler not in SAMPLERS:
+        raise OptionError("sampler", wanted.sampler, f"one of {', '.join(SAMPLERS)} in a comparison")
+    seeded = replace(wanted, seed=int(processing.get_fixed_seed(wanted.seed)))
+    plain = replace(seeded, options=wanted.options.plain())
+    return _make_all({"plain": plain, wanted.sampler: seeded})
+
+
+def _make_all(asked: dict[str, Wanted]) -> list[Made]:
+    for wanted in asked.values():
+        output.check(wanted.motion.formats)
+    if len(asked) > 1:
+        plans = [wanted.plan() for wanted in asked.values()]
+        works = [work(plan, (wanted.height // 8, wanted.width // 8)) for plan, wanted in zip(plans, asked.values())]
+        shared.total_tqdm.updateTotal(sum(plan.evaluations for plan in plans))
+    made: list[Made] = []
+    try:
+        for number, (title, wanted) in enumerate(asked.items()):
+            if shared.state.interrupted or shared.state.stopping_generation:
+                break
+            if len(asked) > 1:
+                # the host takes jobs for equally long: so many of this one's length there are, and were
+                shared.state.job_count = sum(works) / works[number]
+                shared.state.job_no = sum(works[:number]) / works[number]
+            made.append(hosts.in_its_thread(lambda title=title, wanted=wanted: _make(title, wanted)))
+    finally:
+        shared.total_tqdm.clear()
+    return made
+
+
+def _make(title: str, wanted: Wanted) -> Made:
+    p = _request(wanted)
+    with closing(p):
+        started = time.monotonic()
+        result = processing.process_images(p)
+        whole = time.monotonic() - started
+    if not p.iv_mixed_frames:
+        raise RuntimeError("IV-mixed: the host was stopped before it made a clip")
+    frames = np.stack(p.iv_mixed_frames[:wanted.motion.frames])
+    built_in = generation.of_request(p)
+    files = [Path(image) for image in result.images if isinstance(image, str)] if built_in is None else built_in.files
+    evaluations, planned, seconds = getattr(p, "iv_mixed_took", (None, None, whole))
+    return Made(
+        title=title, file=output.to_play(files, frames, wanted.motion.fps), poster=Image.fromarray(frames[0]),
+        infotext=result.infotexts[result.index_of_first_image], comments=result.comments, seed=int(result.all_seeds[0]),
+        evaluations=evaluations, planned=planned, seconds=seconds, measures=_measures(frames),
+        interrupted=shared.state.interrupted or shared.state.skipped)
+
+
+def _request(wanted: Wanted) -> Any:
+    p = processing.StableDiffusionProcessingTxt2Img(
+        outpath_samples=shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples,
+        outpath_grids=shared.opts.outdir_grids or shared.opts.outdir_txt2img_grids,
+        prompt=wanted.prompt, negative_prompt=wanted.negative_prompt, styles=wanted.styles, cfg_scale=wanted.cfg_scale,
+        width=wanted.width, height=wanted.height)
+    p.scripts = scripts.scripts_txt2img
+    p.script_args = _arguments(p.scripts, wanted)
+    # only now: the host's newer versions have scripts for these, which set them as the tab txt2img shows them
+    p.sampler_name, p.steps, p.seed = wanted.sampler, wanted.steps, wanted.seed
+    p.scheduler = wanted.scheduler
+    p.iv_mixed_frames = []
+    return p
+
+
+def _arguments(runner: Any, wanted: Wanted) -> tuple[Any, ...]:
+    """Of all scripts; the first is which of those that are chosen from a list runs: none."""
+    values = [0, *(getattr(component, "value", None) for component in runner.inputs[1:])]
+    given: dict[str, Any] = {NAME: wanted.options.to_dict()}
+    if wanted.by_extension:
+        given |= {MOTION: False, animatediff.TITLE: animatediff.settings_of(wanted.motion)}
+    else:
+        given[MOTION] = wanted.motion.to_dict()
+    for script in runner.alwayson_scripts:
+        if script.title() in given:
+            values[script.args_from] = given[script.title()]
+    return tuple(values)
+
+
+def _measures(frames: Frames) -> dict[str, float]:
+    if len(frames) < 2 or not settings.measures():
+        return {}
+    return {name: value for name, measure in MEASURES.items() if math.isfinite(value := measure(frames))}

@@ -1,0 +1,206 @@
+"""What moves in the panel: the picture of the plan and its price follow the settings, and presets come and go.
+
+The page asks for a new picture by pressing a hidden button, a moment after the last change (``javascript/``), as the
+host's own token counters do; and draws what it gets. Likewise the other panels of the page ask for the list of presets
+where it was changed in one. The plan is made here alone.
+"""
+from __future__ import annotations
+
+import html
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ...options import OptionError, Options
+from .. import NAME, SAMPLERS, presets, preview
+from ..presets import PresetError
+from .panel import Panel, from_arguments, of_setting
+
+WATCHED = {
+    "sampler": "{tab}_sampling", "steps": "{tab}_steps", "scheduler": "{tab}_scheduler", "cfg_scale": "{tab}_cfg_scale",
+    "width": "{tab}_width", "height": "{tab}_height", "denoising_strength": "img2img_denoising_strength",
+    "frames": "{tab}-ad-video-length", "built_in": "script_{tab}_ivmixed_motion_open-checkbox",
+    "built_in_frames": "script_{tab}_ivmixed_motion_frames",
+}
+"""The components of the host, of AnimateDiff and of built-in motion that the picture follows, by their ids; not every
+host has all."""
+LAST = "{tab}_gallery"
+"""The host makes it when all of these are there."""
+
+_answers = itertools.count()
+
+
+class Live:
+    """The panel of a tab, among the host's components, which come one by one."""
+
+    def __init__(self, tab: str):
+        self.panel: Panel | None = None
+        self.ids = {elem_id.format(tab=tab): name for name, elem_id in WATCHED.items()
+                    if "{tab}" in elem_id or elem_id.startswith(tab)}
+        self.last = LAST.format(tab=tab)
+        self.watched: dict[str, Any] = {}
+
+    def after_component(self, component: Any) -> None:
+        """The host has made a component."""
+        elem_id = getattr(component, "elem_id", None)
+        if elem_id in self.ids:
+            self.watched[self.ids[elem_id]] = component
+        elif elem_id == self.last and self.panel is not None:
+            connect(self.panel, self.watched)
+
+
+def connect(panel: Panel, watched: dict[str, Any]) -> None:
+    """Makes a panel work beside ``watched``, the components that it follows by the names of `WATCHED`."""
+    names = list(watched)
+    inputs = [panel.preset, *watched.values(), *panel.components]
+    panel.refresh.click(
+        lambda preset, *values: look(preset, dict(zip(names, values)), values[len(names):]),
+        inputs=inputs, outputs=[panel.picture, panel.price, panel.preset], show_progress="hidden", queue=False)
+    for component in inputs[1:]:
+        component.change(fn=None, _js=f"() => window.ivMixedChanged?.('{panel.refresh.elem_id}') || []",
+                         inputs=[], outputs=[])
+
+    cfg_scale = [watched["cfg_scale"]] if "cfg_scale" in watched else []
+    _on(panel.preset.input, lambda preset: choose(preset, bool(cfg_scale)),
+        [panel.preset], [*panel.components, *cfg_scale])
+    _on(panel.relist.click, relist, [panel.preset], [panel.preset])
+    said = [panel.preset, panel.message]
+    _on(panel.save.click, lambda name, *values: save(name, values[:len(cfg_scale)], values[len(cfg_scale):]),
+        [panel.name, *cfg_scale, *panel.components], said)
+    _on(panel.rename.click, rename, [panel.preset, panel.name], said)
+    _on(panel.delete.click, delete, [panel.preset], said)
+
+
+def _on(event: Callable[..., Any], function: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
+    event(function, inputs=inputs, outputs=outputs, show_progress="hidden", queue=False)
+
+
+def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
+    """The picture, the price beside the panel's title, and the name of the preset that the settings are.
+
+    ``host``: values of `WATCHED` by name, ``arguments``: of the panel's components.
+    """
+    shown = [True, *arguments[1:]]  # the picture is of what stands in the panel, ticked or not
+    try:
+        price = preview.in_words(_price(_plan(from_arguments(arguments), host), host))
+    except OptionError as error:
+        price = f"refused: {error}"
+    if host.get("sampler", NAME) not in SAMPLERS:
+        price = f"not in use: the sampling method is {host['sampler']}"
+    try:
+        options = from_arguments(shown)
+        known = presets.every()
+        name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
+        figure = _figure(options, host, *_about(known.get(name), host))
+    except OptionError as error:
+        return [_words("ivmixed-error", str(error)), _answer(price), gr.update()]
+    name = name or presets.CUSTOM
+    # an update closes the list, which may be open just now
+    update = gr.update() if name == preset else gr.update(choices=[presets.CUSTOM, *known], value=name)
+    return [figure, _answer(price), update]
+
+
+def _plan(options: Options, host: dict[str, Any]) -> Any:
+    sampler = host.get("sampler", NAME)
+    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), host.get("denoising_strength"),
+                           sampler=sampler if sampler in SAMPLERS else NAME)
+
+
+def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
+    frames = "built_in_frames" if host.get("built_in") else "frames"
+    sizes = (preview.FRAMES, frames), (preview.WIDTH, "width"), (preview.HEIGHT, "height")
+    return preview.price(plan, *(option.check(host.get(name) or None) for option, name in sizes))
+
+
+def _about(preset: presets.Preset | None, host: dict[str, Any]) -> list[str]:
+    """What is said of the preset that the settings are; also that the page has another CFG scale than it wants."""
+    if preset is None:
+        return []
+    wanted, there = preset.cfg_scale, host.get("cfg_scale")
+    if wanted is None or there is None or wanted == there:
+        return [preset.help]
+    return [preset.help, f"CFG scale is {there:g} on this page, {wanted:g} in the preset: choose the preset from the "
+                         "list to set it."]
+
+
+def _figure(options: Options, host: dict[str, Any], help: str = "", warning: str = "") -> str:
+    plan = _plan(options, host)
+    data = preview.picture(plan, options, preview.CFG_SCALE.check(host.get("cfg_scale", 7)))
+    price = _price(plan, host)
+    detail = (f"{preview.steps_in_words(plan)}; {preview.evaluations(price['video'])} of the video model, "
+              f"{price['image']} of the image model.")
+    title = "Guidance over the steps, below zero on the way back; and the moves of each step"
+    return (f'<figure class="ivmixed-figure">{_words("ivmixed-detail", title)}<div class="ivmixed-drawing" role="img" '
+            f'aria-label="{html.escape(_description(data))}" data-picture="{html.escape(json.dumps(data))}">'
+            f'</div><figcaption>{_words("ivmixed-total", preview.in_words(price))}{_words("ivmixed-detail", detail)}'
+            f'{_words("ivmixed-help", help)}{_words("ivmixed-note", warning)}</figcaption></figure>')
+
+
+def _description(data: dict[str, Any]) -> str:
+    """The curves, in words for screen readers; the steps and the price stand below the picture as text."""
+    asked = {" ".join(move.split()[:2]) for moves in data["steps"] for move in moves}
+    said = [f"{name.replace('go', 'model, denoising').replace('back', 'model, inverting')}: "
+            + (f"{curve[0]:g} throughout" if curve[0] == curve[-1] else f"from {curve[0]:g} to {curve[-1]:g}")
+            for name, curve in data["curves"].items() if name in asked]
+    return "Guidance over the steps. " + "; ".join([*said, f"the ordinary steps: {data['cfg']:g}."])
+
+
+def _words(kind: str, text: str) -> str:
+    return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
+
+
+def _answer(price: str) -> str:
+    """The price; no two answers are the same, so that the page sees each come."""
+    return f'<p class="ivmixed-words" data-answer="{next(_answers)}">{html.escape(price)}</p>'
+
+
+def choose(name: str, with_cfg_scale: bool) -> list[Any]:
+    """The values of the panel's components, and of the CFG scale where there is one, for a preset."""
+    preset = presets.every().get(name) if isinstance(name, str) else None
+    if preset is None:
+        return [gr.update() for _ in range(len(of_setting(Options())) + with_cfg_scale)]
+    cfg_scale = gr.update() if preset.cfg_scale is None else preset.cfg_scale
+    return of_setting(preset.options) + [cfg_scale] * with_cfg_scale
+
+
+def relist(name: str) -> Any:
+    """The list of presets, after it was changed in another panel."""
+    known = [presets.CUSTOM, *presets.every()]
+    return gr.update(choices=known, value=name if name in known else presets.CUSTOM)
+
+
+def save(name: str, cfg_scale: Any, arguments: Any) -> list[Any]:
+    """Saves the panel's settings as one of the user's presets."""
+    def change() -> tuple[str, str]:
+        saved = presets.save(name, from_arguments([True, *arguments[1:]]), next(iter(cfg_scale), None))
+        return saved, f"Saved as {saved}."
+    return _changed(change)
+
+
+def rename(preset: str, name: str) -> list[Any]:
+    """Renames the chosen preset."""
+    def change() -> tuple[str, str]:
+        renamed = presets.rename(preset, name)
+        return renamed, f"{preset} is {renamed} now."
+    return _changed(change)
+
+
+def delete(preset: str) -> list[Any]:
+    """Deletes the chosen preset."""
+    def change() -> tuple[str, str]:
+        presets.delete(preset)
+        return presets.CUSTOM, f"{preset} is deleted. Its settings are still in the panel."
+    return _changed(change)
+
+
+def _changed(change: Callable[[], tuple[str, str]]) -> list[Any]:
+    """The list of presets, and what is said of a change to them."""
+    try:
+        name, said = change()
+    except (OptionError, PresetError) as error:
+        return [gr.update(), f'<p role="alert" class="ivmixed-error">{html.escape(str(error))}</p>']
+    return [gr.update(choices=[presets.CUSTOM, *presets.every()], value=name),
+            f'<p role="status">{html.escape(said)}</p>']

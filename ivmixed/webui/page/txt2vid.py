@@ -1,0 +1,303 @@
+"""The tab txt2vid: a clip from a prompt in one place, and beside it the one that the video model makes alone.
+
+It is made of the host's own parts where there are any: the prompts and buttons over it, the queue, the progress bar,
+the paste buttons. What it makes is in `clip_request`.
+"""
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import gradio as gr
+from PIL import Image
+
+from modules import infotext_utils, scripts, sd_samplers, shared
+from modules.call_queue import wrap_gradio_gpu_call
+from modules.infotext_utils import ParamBinding, PasteField
+from modules.ui_common import plaintext_to_html
+from modules.ui_tempdir import register_tmp_file
+from modules.ui_toprow import Toprow
+
+from ...motion import MotionError, TravelError
+from ...options import Option, OptionError
+from ...untrusted import shown as bounded
+from .. import MOTION, NAME, hosts, log, preview, scratch
+from ..builtin import generation
+from ..extensions import animatediff
+from ..sampler import RefusedError
+from . import clip_request, live, motion_panel
+from .clip_request import Made, Wanted
+from .motion_panel import Source
+from .panel import Panel, from_arguments
+
+TAB = "ivmixed_txt2vid"
+"""The beginning of all element ids, and the tab's name among the host's paste buttons."""
+BUILT_IN, EXTENSION = "built-in motion", "AnimateDiff extension"
+LAST = 12
+"""How many clips the strip has."""
+POSTER = 160, 160
+"""A clip is at most this large there, in pixels."""
+
+CHECKED = (
+    preview.STEPS, preview.CFG_SCALE, replace(preview.WIDTH, default=512), replace(preview.HEIGHT, default=512),
+    Option("seed", "whole", -1, "", "-1 is another one every time", minimum=-1, maximum=2**53))
+"""The host's numbers that the tab sends; a browser's are whole up to there."""
+
+MEASURES = {
+    "sharpness": "Sharpness (more is sharper, or noisier)",
+    "flicker": "Flicker (grey levels from frame to frame)",
+    "motion": "Motion (pixels a frame, where it is fastest)",
+}
+
+
+class Shown(NamedTuple):
+    """A result as the page shows it, now and from the strip."""
+
+    page: str
+    infotext: str
+    poster: Path
+    label: str
+
+
+def build() -> list[tuple[gr.Blocks, str, str]]:
+    """The host's callback for tabs: what it puts among its own."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        toprow = Toprow(is_img2img=False, is_compact=False, id_part=TAB)  # compact, it makes its parts one by one
+        with gr.Row(equal_height=False, elem_id=f"{TAB}_columns"):
+            with gr.Column(elem_id=f"{TAB}_settings"):
+                settings = _Settings()
+            with gr.Column(variant="panel", elem_id=f"{TAB}_results"):
+                results = _Results()
+        settings.connect(toprow)
+        results.connect([toprow.prompt, toprow.negative_prompt, toprow.ui_styles.dropdown, *settings.components],
+                        settings.read, toprow)
+    return [(page, hosts.tab_title("txt2vid"), TAB)]
+
+
+class _Settings:
+    """The left side."""
+
+    def __init__(self) -> None:
+        self.host = _host_settings()
+        sources = {EXTENSION: ANIMATEDIFF} if _has_animatediff() else {}
+        sources[BUILT_IN] = motion_panel.BUILT_IN
+        first = next((name for name, source in sources.items() if source.names()), BUILT_IN)
+        self.by = gr.Radio(list(sources), value=first, label="Motion comes from", visible=len(sources) > 1,
+                           elem_id=f"{TAB}_by")
+        self.by.do_not_save_to_config = True  # else it would stay with a source that has no modules any more
+        self.motion, self.motion_fields = motion_panel.components(
+            lambda name: f"{TAB}_motion_{name}", self.by, sources)
+        self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
+        self.components = [*self.host.values(), self.by, *self.motion, *self.panel.components]
+
+    def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> Wanted:
+        """The values of the prompts and of ``components``. Raises OptionError."""
+        own = dict(zip(self.host, values))
+        by, *values = values[len(own):]
+        split = len(self.motion)
+        checked = {option.name: option.check(own[option.name]) for option in CHECKED}
+        return Wanted(
+            prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
+            motion=motion_panel.from_values(values[:split]), options=from_arguments(values[split:]),
+            **{**own, **checked})
+
+    def connect(self, toprow: Any) -> None:
+        """The panel follows the settings, and infotext is pasted into all."""
+        frames = self.motion[[option.name for option in motion_panel.SHOWN].index("frames")]
+        watched = {name: component for name, component in self.host.items() if name in live.WATCHED}
+        live.connect(self.panel, {**watched, "frames": frames})
+        sampler, scheduler = (getattr(sd_samplers, f"get_{name}_from_infotext", other) for name, other in (
+            ("sampler", "Sampler"), ("scheduler", "Schedule type")))
+        own = {"sampler": sampler, "scheduler": scheduler, "steps": "Steps", "width": "Size-1", "height": "Size-2",
+               "cfg_scale": "CFG scale", "seed": "Seed"}
+        infotext_utils.add_paste_fields(TAB, None, [
+            PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
+            *(PasteField(component, own[name]) for name, component in self.host.items()),
+            PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),
+            *self.motion_fields, *self.panel.fields])
+        infotext_utils.register_paste_params_button(ParamBinding(
+            paste_button=toprow.paste, tabname=TAB, source_text_component=toprow.prompt, source_image_component=None))
+
+
+def _host_settings() -> dict[str, Any]:
+    """The host's, by their names in `Wanted`."""
+    samplers = sd_samplers.visible_sampler_names()
+    schedulers = list(preview.schedulers())
+    with gr.Row():
+        made = {
+            "sampler": gr.Dropdown(samplers, value=NAME if NAME in samplers else samplers[0], label="Sampling method",
+                                   elem_id=f"{TAB}_sampling"),
+            "scheduler": gr.Dropdown(schedulers, value=schedulers[0], label="Schedule type",
+                                     visible=len(schedulers) > 1, elem_id=f"{TAB}_scheduler"),
+        }
+    made["steps"] = gr.Slider(1, 150, value=25, step=1, label="Sampling steps", elem_id=f"{TAB}_steps")
+    with gr.Row():
+        for name in ("width", "height"):
+            made[name] = gr.Slider(64, 2048, value=512, step=8, label=name.capitalize(), elem_id=f"{TAB}_{name}")
+    with gr.Row():
+        made["cfg_scale"] = gr.Slider(1, 30, value=7.5, step=0.5, label="CFG Scale", elem_id=f"{TAB}_cfg_scale")
+        made["seed"] = gr.Number(-1, label="Seed (-1: another one every time)", precision=0, elem_id=f"{TAB}_seed")
+    return made
+
+
+def _usable_by_animatediff() -> list[str]:
+    """Of the motion modules those in AnimateDiff's own folder."""
+    folder = animatediff.folder()
+    return sorted(name for name in generation.files(folder) if (folder / name).is_file())
+
+
+ANIMATEDIFF = Source(_usable_by_animatediff, animatediff.folder)
+
+
+def _has_animatediff() -> bool:
+    """The AnimateDiff extension is there and has an effect."""
+    titles = {script.title() for script in scripts.scripts_txt2img.alwayson_scripts}
+    return hosts.animates() and animatediff.TITLE in titles
+
+
+class _Results:
+    """The right side."""
+
+    def __init__(self) -> None:
+        self.message = gr.HTML("", elem_id=f"{TAB}_message")
+        with gr.Row():
+            self.compare, self.send = (
+                gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{name}")
+                for name, text in (("compare", "Compare with plain"), ("send", "Send to txt2img")))
+        with gr.Column(elem_id=f"{TAB}_clip_frame"), gr.Column(elem_id=f"{TAB}_clip_box"):
+            self.clip = gr.HTML(EMPTY, elem_id=f"{TAB}_clip")
+        self.log = gr.HTML("", elem_id=f"{TAB}_log")
+        self.strip = gr.Gallery(label="Last clips", columns=4, height="auto", object_fit="contain", allow_preview=False,
+                                elem_id=f"{TAB}_strip", visible=False)
+        self.infotext = gr.Textbox("", visible=False, elem_id=f"{TAB}_infotext")
+        self.shown = gr.State([])
+
+    def connect(self, components: list[Any], read: Any, toprow: Any) -> None:
+        """What the buttons do; ``read`` makes the wish of the values of ``components``."""
+        task = gr.Textbox(visible=False)  # the page puts the id of the task there
+        inputs = [task, self.shown, *components]
+        outputs = [self.message, self.clip, self.infotext, self.strip, self.shown, self.log]
+        for event, make in ((toprow.submit.click, clip_request.make), (toprow.prompt.submit, clip_request.make),
+                            (self.compare.click, clip_request.compare)):
+            def generate(id_task: str, shown: list[Shown], *values: Any, make: Any = make) -> list[Any]:
+                return generated(lambda: make(read(*values)), shown)
+
+            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 5), inputs=inputs, outputs=outputs,
+                  _js=f"(...values) => ivMixedSubmit('{TAB}', values.slice(0, {len(inputs)}))", show_progress=False)
+        self.strip.select(choose, inputs=[self.shown], outputs=[self.clip, self.infotext], show_progress="hidden",
+                          queue=False)
+        infotext_utils.register_paste_params_button(ParamBinding(
+            paste_button=self.send, tabname="txt2img", source_text_component=self.infotext,
+            source_image_component=None))
+
+
+EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
+
+
+_messages = itertools.count()
+
+
+def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
+    """What the page shows after a generation: why there is no clip, and `show`.
+
+    Of what is refused the log has one line: the host would write down all that it was called with.
+    """
+    try:
+        made = make()
+    except Exception as error:
+        words = str(error).removeprefix("IV-mixed: ")
+        if isinstance(error, (OptionError, MotionError, TravelError, RefusedError)) or words != str(error):
+            log.warning(f"no clip: {words}")
+        else:
+            log.error("no clip", exc_info=error)
+            words = f"the WebUI stopped with {type(error).__name__} ({bounded(words)}); its log says more."
+        # no two are the same, so that the page sees each come
+        message = (f'<p role="alert" class="ivmixed-error ivmixed-message" data-message="{next(_messages)}">'
+                   f"No clip was made: {html.escape(words)}</p>")
+        return [message, *[gr.update()] * 4, ""]
+    return ["", *show(made, shown)]
+
+
+def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
+    """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, what is to be said.
+    """
+    last = made[-1]
+    for clip in made:
+        if clip.file is not None:
+            register_tmp_file(shared.demo, str(clip.file))
+    page = _figures(made)
+    try:
+        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
+    except OSError as error:
+        log.warning(f"the clip is not among the last ones: its poster cannot be written ({error})")
+    there = [entry for entry in shown if entry.poster.is_file()]
+    for entry in there:
+        register_tmp_file(shared.demo, str(entry.poster))
+    said = "".join(dict.fromkeys(clip.comments for clip in made))
+    strip = gr.update(value=[(str(entry.poster), entry.label) for entry in there], visible=bool(there))
+    return [page, last.infotext, strip, there, plaintext_to_html(said, classname="comments")]
+
+
+def _poster(made: Sequence[Made]) -> Path:
+    """A file with the first frames, side by side. Raises OSError.
+
+    A picture that is in no file the host would put into its folder for temporary ones, which need not be there.
+    """
+    pictures = [clip.poster.copy() for clip in made]
+    for picture in pictures:
+        picture.thumbnail(POSTER)
+    poster = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
+    for k, picture in enumerate(pictures):
+        poster.paste(picture, (k * picture.width, 0))
+    file = scratch.folder() / "poster.png"
+    poster.save(file)
+    return file
+
+
+def choose(shown: list[Shown], event: gr.SelectData) -> list[str]:
+    """A clip of the strip was pressed: the clips, their infotext."""
+    entry = shown[event.index]
+    return [entry.page, entry.infotext]
+
+
+def _figures(made: Sequence[Made]) -> str:
+    figures = "".join(_figure(clip) for clip in made)
+    return (f'<div class="ivmixed-clips">{figures}</div>{_table(made)}<details><summary>Generation parameters</summary>'
+            f"{plaintext_to_html(made[-1].infotext)}</details>")
+
+
+def _figure(clip: Made) -> str:
+    text = html.escape(clip.title + (", interrupted" if clip.interrupted else ""))
+    if clip.file is None:
+        return f"<figure><figcaption>{text}: no file could be written to play it</figcaption></figure>"
+    source = f"file={quote(clip.file.as_posix(), safe='/:')}"
+    tag = (f'<img src="{source}" alt="{text}">' if clip.file.suffix in (".gif", ".webp") else
+           f'<video src="{source}" aria-label="{text}" autoplay loop muted playsinline controls></video>')
+    return f'<figure>{tag}<figcaption>{text}</figcaption></figure>'
+
+
+def _table(made: Sequence[Made]) -> str:
+    rows = {"Evaluations": [_evaluations(clip) for clip in made],
+            "Seconds": [f"{clip.seconds:.1f}" for clip in made]}
+    for name, words in MEASURES.items():
+        if any(name in clip.measures for clip in made):
+            rows[words] = [_number(clip.measures.get(name)) for clip in made]
+    head = "".join(f'<th scope="col">{html.escape(clip.title)}</th>' for clip in made)
+    body = "".join(f'<tr><th scope="row">{words}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+                   for words, cells in rows.items())
+    return f'<table class="ivmixed-table"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _evaluations(clip: Made) -> str:
+    if clip.evaluations is None:
+        return "-"
+    return f"{clip.evaluations} of {clip.planned}" if clip.interrupted else str(clip.evaluations)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -58,6 +58,12 @@ class DeepFeatures:
             yield
 
 
+def deep_blocks(unet: Any) -> list[Any]:
+    """The blocks of a UNet of CompVis' layout (``openaimodel.UNetModel``, which all WebUIs have) but the first and the
+    last: each holds the layers that run one after the other."""
+    return [*unet.input_blocks[1:], unet.middle_block, *unet.output_blocks[:-1]]
+
+
 def _hollow(output: Any) -> Any:
     """Something of the same shape that takes no memory."""
     if isinstance(output, torch.Tensor):

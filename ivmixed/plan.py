@@ -23,7 +23,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from .options import OptionError, Options, Pair, ramp
 from .schedule import Schedule
@@ -38,6 +38,11 @@ SOLVERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "euler_ancestral")
 models (LCM, AnimateLCM), and Euler ancestral (DDIM with eta 1)."""
 
 
+Model = Literal["image", "video", "noise"]
+Kind = Literal["go", "back", "ordinary"]
+Reuse = Literal["", "prediction", "features"]
+
+
 @dataclass(frozen=True)
 class Move:
     """One Euler step of the latent with one evaluation of a model, or with the latest one once more.
@@ -48,9 +53,9 @@ class Move:
     ``sigma_from`` is not the level that the move before left it at.
     """
 
-    model: str
+    model: Model
     """"image" or "video"; of a back move also "noise": fresh Gaussian noise of the variance between the two levels."""
-    kind: str
+    kind: Kind
     """"go" (denoises), "back" (inverts) or "ordinary" (the outer step)."""
     sigma: float
     sigma_from: float
@@ -59,7 +64,7 @@ class Move:
     """Signed guidance scale; None: the CFG scale the user gave the sampler, or no model to guide."""
     step: int
     """The outer step it belongs to, from 0."""
-    reuse: str = ""
+    reuse: Reuse = ""
     """What of ``model``'s latest evaluation serves again: "prediction", at this move's guidance, so that no evaluation
     is needed; "features", the deep ones of its UNet, so that only its outer layers are evaluated; "": nothing."""
 
@@ -91,11 +96,11 @@ class Plan:
         """Guided network calls of the whole run, the unit of cost."""
         return sum(move.evaluates for move in self.moves)
 
-    def count(self, model: str) -> int:
+    def count(self, model: Model) -> int:
         """Evaluations of ``model`` ("image" or "video")."""
         return sum(move.model == model and move.evaluates for move in self.moves)
 
-    def reuses(self, what: str) -> bool:
+    def reuses(self, what: Reuse) -> bool:
         """Whether any move reuses ``what``: "prediction" or "features"."""
         return (what == "prediction" and self.rescale > 0) or any(move.reuse == what for move in self.moves)
 
@@ -194,7 +199,7 @@ def _finish(options: Options, levels: Sequence[float], schedule: Schedule | None
     return min(nearest, steps - min(FEWEST, steps // 2))
 
 
-def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[str, int, float, float]]:
+def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[Kind, int, float, float]]:
     """The moves of the extra loop of step i: kind, which of the two models of that kind, from, to."""
     a = levels[i]
     if order == "noise-first":  # up to the levels of the two steps before
@@ -203,7 +208,7 @@ def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list
     near, far = levels[i + 1], levels[i + 2] or sigma_min
     if far > near * (1 - SAME_LEVEL):
         far = near
-    go = [("go", 0, a, near), ("go", 1, near, far)]
+    go: list[tuple[Kind, int, float, float]] = [("go", 0, a, near), ("go", 1, near, far)]
     if order == "animatediff":  # the first model has the lower of the two moves, and is asked first all the same
         go = [("go", 0, near, far), ("go", 1, a, near)]
     return [*go, ("back", 0, far, near), ("back", 1, near, a)]
@@ -251,12 +256,13 @@ def make_plan(
     fresh = frozenset(_share(in_loop, options.fresh_percent))
 
     back_form, go_form = options.form.split("-")
-    models = {"I": "image", "V": "video", "R": "noise"}
+    models: dict[str, Model] = {"I": "image", "V": "video", "R": "noise"}
+    reuse = cast(Reuse, options.reused)
     skip_above = math.inf  # at matched timesteps nothing is above the image model's table
     if image_schedule and options.above_sigma_max == "skip" and options.schedule_match == "sigma":
         skip_above = image_schedule.sigma_max
 
-    def label(model: str, sigma: float) -> float:
+    def label(model: Model, sigma: float) -> float:
         """The level at which the model is asked for a latent at ``sigma``."""
         if model == "video" or image_schedule is None:
             return sigma
@@ -264,13 +270,13 @@ def make_plan(
             return image_schedule.timestep_to_sigma(video_schedule.sigma_to_timestep(sigma))
         return min(sigma, image_schedule.sigma_max)
 
-    def asked_model(model: str, sigma: float) -> str:
+    def asked_model(model: Model, sigma: float) -> Model:
         """The model that makes a move from ``sigma`` which would be ``model``'s."""
         return "video" if model == "image" and sigma * (1 - SAME_LEVEL) > skip_above else model
 
     finish = _finish(options, [label("image", level) for level in levels], image_schedule)
     moves: list[Move] = []
-    asked: set[str] = set()  # the models whose latest prediction may serve again
+    asked: set[Model] = set()  # the models whose latest prediction may serve again
     for i in range(steps):
         a, b = levels[i], levels[i + 1]
         if i in fresh:
@@ -288,7 +294,7 @@ def make_plan(
                 gamma = options.gamma(model, kind, i / max(steps - 1, 1))
                 again = i not in fresh or (kind == "back" and options.back_moves == "reuse")
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i,
-                                  reuse=options.reused if again and model in asked else ""))
+                                  reuse=reuse if again and model in asked else ""))
                 asked.add(model)
         model = asked_model("image" if i >= finish else "video", a)
         moves.append(Move(model, "ordinary", label(model, a), a, b, None, i))
@@ -356,7 +362,7 @@ def released_plan(
     def sigma(timestep: int) -> float:
         return schedule.sigmas[max(0, timestep)]
 
-    def move(model: str, kind: str, at: int, start: int, end: int, guidance: float, step: int) -> Move:
+    def move(model: Model, kind: Kind, at: int, start: int, end: int, guidance: float, step: int) -> Move:
         return Move(model, kind, sigma(at), sigma(start), sigma(end), guidance, step)
 
     moves: list[Move] = []
@@ -365,7 +371,8 @@ def released_plan(
             p, q = max(0, t - stride), max(0, t - 2 * count // steps)
             point = min(i / (RAMP_POINTS - 1), 1.0)
             video_gamma = ramp(*gamma_video, point, rho)
-            first, first_gamma = "image", ramp(*gamma_image, point, rho)
+            first: Model = "image"
+            first_gamma = ramp(*gamma_image, point, rho)
             if loop != "modelscope" and i % zz >= zz - 1:
                 first = "video"
                 first_gamma = first_gamma if loop == "videocrafter" else video_gamma

@@ -101,7 +101,8 @@ def sample_iv_mixed(
     noise; torch's default generator where not given. ``step_noise_sampler``: the same for the ordinary step of the
     solvers euler_ancestral, dpmpp_2m_sde and lcm, such as k-diffusion's Brownian tree, which gives the same noise for
     the same two levels and so is no fresh noise; ``noise_sampler`` where not given. A move that reuses a prediction
-    asks its model about the very tensor of its latest evaluation, so that a denoiser can answer from memory.
+    asks its model about the latent and level of its latest evaluation, so that a denoiser that is told so by
+    ``on_move`` can give what it has, see `ivmixed.predictions`.
 
     Returns the latent at sigmas[-1], shape and dtype of ``x``. Raises OptionError and ValueError before the first
     evaluation, NonFiniteError as soon as a non-finite latent is seen.

@@ -1,5 +1,5 @@
 """Loaded by the WebUI: the sampler, built-in motion, and their scripts."""
-from ivmixed.webui import hosts
+from ivmixed.webui.register import register
 from ivmixed.webui.script import IVMixedScript, MotionScript  # noqa: F401  the host looks for them here
 
-hosts.register()
+register()

@@ -312,7 +312,7 @@ def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     clip = make()
     again = 2 * 3 if options.get("gamma_go") else 0  # of the three steps with four moves, image and video each
     assert len(calls) == clip.plan.evaluations + again
-    monkeypatch.setattr(Denoiser, "_asked", property(lambda self: None, lambda self, x: None), raising=False)
+    monkeypatch.setattr(Denoiser, "_again", property(lambda self: False, lambda self, again: None), raising=False)
     torch.testing.assert_close(make().latents, clip.latents, rtol=1e-5, atol=1e-3)  # of a size of 60
     assert len(calls) == len(clip.plan.moves) > clip.plan.evaluations
 

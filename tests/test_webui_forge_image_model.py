@@ -125,14 +125,14 @@ def test_tiling_and_windows_are_those_of_the_clip(host, tmp_path):
     host.animatediff = None
     with_modules(host, tmp_path)
     seen = []
-    made = host.module("image_model.beside").ImageModel.chosen
+    made = host.module("image_model.loaded").LoadedImageModel.chosen
 
     def chosen(self, p):
         seen.append(self.sd_model)
         return made(self, p)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host.module("image_model.beside").ImageModel, "chosen", chosen)
+        patch.setattr(host.module("image_model.loaded").LoadedImageModel, "chosen", chosen)
         p = request(host, NAME, options={"image_checkpoint": "other"}, frames=8, context=4)
         p.tiling = True
         host.run(p)
@@ -327,6 +327,20 @@ def test_other_rows_than_were_kept_are_evaluated_whole(host):
                 whole = torch.equal(call.out, host.unet(call.x, call.t, call.context))
                 compared += whole
     assert compared > 0
+
+
+def test_other_rows_than_were_kept_have_motion_behind_all_layers(host):
+    host.on_evaluated.append(lambda n: setattr(host.shared, "fits_in_memory", n % 3 == 0))
+    host.motion.mm_animatediff.load("v3")
+    ran = {"layer": 0, "motion": 0}
+
+    def count(name):
+        return lambda *args: ran.update({name: ran[name] + 1})
+
+    host.network.diffusion_model.middle_block[0].register_forward_hook(count("layer"))
+    host.motion.mm_animatediff.mm.blocks[2].register_forward_hook(count("motion"))
+    host.run(host.clip(options={"reused": "features", "form": "VV-VV", "back_moves": "reuse"}, **ONE_WINDOW))
+    assert ran["layer"] == ran["motion"] > 0
 
 
 def test_windows_elsewhere_in_every_step_have_no_features_in_common(host):

@@ -30,7 +30,7 @@ def grid(host, *axes, options=None):
         host.plot.run(p, *axes)
     finally:
         host.plot.process_images = process
-    assert not hasattr(p, "iv_mixed_grid")
+    assert host.module("request").of(p).cell == {}
     return cells
 
 

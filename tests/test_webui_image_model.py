@@ -426,12 +426,12 @@ def test_controlnet_can_tell_the_image_models_words_apart(host, folder, options)
     control = host.controlnet.ControlParams("ControlNet", host.controlnet.Hint(torch.randn(1, 4, 4, 4),
                                                                                torch.device("cpu")))
     p = host.clip(options=options, controls=[control], **ONE_WINDOW)
-    words = host.module("image_model.conds")
+    file = host.module("image_model.conds")
     with pytest.MonkeyPatch.context() as patch:
-        told = words.Words.told
-        patch.setattr(words.Words, "told", lambda self, *args: (marks.append(
-            {name: {schedule.positive for schedule in conds} for name, conds in self.given.items()}),
-            told(self, *args))[1])
+        wrap = file.ImageConds.wrap_callback
+        patch.setattr(file.ImageConds, "wrap_callback", lambda self, *args: (marks.append(
+            {name: {schedule.positive for schedule in conds} for name, conds in self.args.items()}),
+            wrap(self, *args))[1])
         host.run(p)
     expected = {"cond": {True}, "uncond": {False}}
     assert marks and all(mark == {name: expected[name] for name in mark} for mark in marks)
@@ -462,7 +462,7 @@ def test_guidance_1_costs_one_network_pass(host, tmp_path, monkeypatch, built_in
         one = move.kind in alone and (built_in or move.model == "image")
         assert rows == (4 if one else 8 if move.evaluates else 0)
     assert "Skip Early CFG" not in p.extra_generation_params
-    monkeypatch.setattr(host.module("hosts.a1111")._Run, "cond_alone", lambda self: False)
+    monkeypatch.setattr(host.module("hosts.a1111").A1111Strategy, "_cond_alone", lambda self, move: False)
     torch.testing.assert_close(clip()[0], latents, rtol=1e-3, atol=1e-3)
 
 

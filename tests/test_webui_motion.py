@@ -324,7 +324,7 @@ def finished(host, p, tmp_path, **more):
     p.outpath_samples = str(tmp_path / "out")
     p.width = p.height = 8
     host.runner.before_process(p)
-    clip = host.built_in.of_request(p)
+    clip = host.module("request").of(p).clip
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(clip.frames)]
     result = host.processing.Processed(frames, ["prompt, é\nSteps: 3"] * len(frames), [7] * len(frames), **more)
@@ -477,7 +477,7 @@ def test_two_batches_are_two_clips(host, tmp_path):
     masks = [frames[0]] + [frame for k in range(8) for frame in (frames[1 + k], frames[16])]
     p.outpath_samples = str(tmp_path)
     result = host.processing.Processed(masks, texts, list(range(8)), index_of_first_image=1)
-    host.output.finish(host.built_in.of_request(p), result)
+    host.output.finish(host.module("request").of(p).clip, result)
     clips = [image for image in result.images if isinstance(image, str)]
     assert len(clips) == 2
     assert result.infotexts == ["clip 0"] * 5 + ["clip 1"] * 5

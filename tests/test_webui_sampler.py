@@ -368,14 +368,14 @@ def test_the_image_model_looks_at_its_own_size(host, image_size, side, frames, c
 
 def test_another_size_does_not_go_with_a_mask(host):
     p = host.clip(options={"image_size": "64x64"}, **SMALL)
-    kind = host.sd_samplers.all_samplers_map[NAME].constructor
-    create = kind.run_of_clip
+    kind = host.sampler.Sampler
+    motion_of = kind._motion_of
 
-    def masked(self, frames):
+    def masked(self, *args):
         self.model_wrap_cfg.mask = torch.ones(4, 4)
-        return create(self, frames)
+        return motion_of(self, *args)
 
-    kind.run_of_clip = masked
+    kind._motion_of = masked
     with pytest.raises(HTTPException, match=r"image_size = \(64, 64\).* nothing in inpainting"):
         host.run(p)
     assert host.evaluations == []
@@ -703,20 +703,19 @@ def test_without_motion_it_is_euler_and_says_so(animatediff, fields):
 
 
 def test_what_is_a_clip(host):
-    from ivmixed.webui.extensions.animatediff import Motion
-
+    motion_of = host.module("extensions.animatediff").AnimateDiffMotion.of_clip
     extension = host.motion.mm_animatediff
     extension.set_ad_params(host.animatediff.AnimateDiffProcess(batch_size=7, prompt_scheduler="of the clip"))
     still = host.still()
-    assert Motion.of_clip(still, 16) is None
+    assert motion_of(still, 16) is None
     extension.inject(host.model, "v2")
-    motion = Motion.of_clip(still, 16)
+    motion = motion_of(still, 16)
     assert motion.context == 7
-    assert Motion.of_clip(still, 1) is None
+    assert motion_of(still, 1) is None
     extension.ad_params.enable = False
-    assert Motion.of_clip(still, 16) is None
+    assert motion_of(still, 16) is None
     extension.set_ad_params(None)
-    assert Motion.of_clip(still, 16) is None
+    assert motion_of(still, 16) is None
 
 
 # --- what is asked for and cannot be had
@@ -1072,13 +1071,13 @@ def test_an_interrupt_before_the_first_evaluation(host):
 
 def test_an_interrupt_from_the_hosts_callback(host, monkeypatch):
     """`stop_at` ends the sampling in the callback of a step."""
-    init = host.a1111.IVMixedSampler.__init__
+    init = host.sampler.Sampler.__init__
 
-    def with_stop(self, model):
-        init(self, model)
+    def with_stop(self, *args):
+        init(self, *args)
         self.stop_at = 0
 
-    monkeypatch.setattr(host.a1111.IVMixedSampler, "__init__", with_stop)
+    monkeypatch.setattr(host.sampler.Sampler, "__init__", with_stop)
     left = watch_sampling(host)
     latents = host.run(host.clip(**SMALL))
     assert host.evaluations[-1].step == 1
@@ -1121,10 +1120,11 @@ def test_where_the_script_does_not_run_options_are_the_defaults(host):
     kept.alwayson_scripts = [script for script in host.runner.alwayson_scripts if script.title() != NAME]
     p.scripts = kept
     assert torch.equal(host.run(p), expected)
-    for scripts in (None, SimpleNamespace(), SimpleNamespace(alwayson_scripts=None)):
-        assert host.panel.options_of(SimpleNamespace(scripts=scripts)) == Options()
-    short = SimpleNamespace(scripts=host.runner, script_args=())
-    assert host.panel.options_of(short) == Options()
+    p = host.still()
+    for p.scripts in (None, SimpleNamespace(), SimpleNamespace(alwayson_scripts=None)):
+        assert host.panel.options_of(p) == Options()
+    p.scripts, p.script_args = host.runner, ()
+    assert host.panel.options_of(p) == Options()
 
 
 # --- the infotext

@@ -382,7 +382,7 @@ def test_a_module_that_comes_is_found_and_chosen(host):
 @pytest.mark.parametrize("kind, title", [("forge_main", "Txt2vid"), ("reforge", "txt2vid")])
 def test_the_tab_is_named_as_its_neighbours_are(kind, title, tmp_path):
     with loaded_forge(kind) as host:
-        assert host.module("hosts").tab_title("txt2vid") == title
+        assert host.module("hosts").find().tab_title("txt2vid") == title
 
 
 def test_infotext_comes_back_into_the_tab(page):

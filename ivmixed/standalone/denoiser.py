@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..features import DeepFeatures
 from ..plan import Move, Plan
+from ..predictions import Predictions
 from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
 from .videocrafter import VideoCrafterUNet
 
@@ -74,8 +75,8 @@ class Denoiser:
     prompts. ``chunk``: at most so many frames at once (image models only). ``told``: what the network is told besides,
     as arguments of its ``forward``.
 
-    Before every evaluation it is told by `expect` which move it is for. Asked again about the very tensor and level of
-    its latest call, it answers from memory: guidance costs no network.
+    Before every evaluation it is told by `expect` which move it is for. Where that is one whose prediction serves again
+    (`ivmixed.predictions`), only what guidance 1 or 0 has left out before costs a network call.
     """
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
@@ -86,12 +87,14 @@ class Denoiser:
         self._level = schedule.sigma_max
         self._features: DeepFeatures | None = None
         self._around_network: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._asked: tuple[Tensor, float] | None = None
-        self._answers: dict[str, Tensor] = {}
+        self._predictions = Predictions()
+        self._again = False
+        """They serve the evaluation that comes next."""
 
     def expect(self, move: Move, plan: Plan) -> None:
         """The move that comes next: its noise level as a plain number, so that the device need not be asked for it,
         and whether the network keeps deep features or makes do with those that it has."""
+        self._again = not move.evaluates
         if not move.evaluates:
             return
         self._level = move.sigma
@@ -107,19 +110,21 @@ class Denoiser:
         Guidance 1 and 0 need one of the two network passes and get one, unless features are kept, which are of both.
         """
         level = self._level
-        if self._asked is None or self._asked[0] is not x or self._asked[1] != level:
-            self._asked, self._answers = (x, level), {}
+        if not self._again:
+            self._predictions = Predictions()
+        self._again = False
         wanted = ["uncond"] * (cond_scale != 1) + ["cond"] * (cond_scale != 0)
         needed = wanted if self._around_network is nullcontext else ["uncond", "cond"]
-        self._answer(x, [name for name in needed if name not in self._answers])
-        outputs = [self._answers[name] for name in wanted]
+        self._predict(x, [name for name in needed if name not in self._predictions])
+        take = self._predictions.again()
+        outputs = [take(name, len(x)) for name in wanted]
         output = outputs[0] if len(outputs) == 1 else torch.lerp(outputs[0], outputs[1], cond_scale)
         if self.prediction == "v_prediction":
             return x / (1 + level**2) - output * (level / math.sqrt(1 + level**2))
         return x - output * level
 
-    def _answer(self, x: Tensor, names: list[str]) -> None:
-        """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it says."""
+    def _predict(self, x: Tensor, names: list[str]) -> None:
+        """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it predicts."""
         if not names:
             return
         scaled = (x / self.schedule.input_norm(self._level)).to(self.unet.dtype)
@@ -131,7 +136,8 @@ class Denoiser:
                 outputs = [torch.cat(whole) for whole in zip(*parts)]
             else:
                 outputs = self._video(clips, contexts)
-        self._answers.update(zip(names, [out.float().view_as(x) for out in outputs]))
+        for name, out in zip(names, outputs):
+            self._predictions.keep(name, out.float().view_as(x))
 
     def _image(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         """``clips``: (frames, clips, channels, height, width), and as many for each of the contexts."""

@@ -1,8 +1,9 @@
 """The extension for the Stable Diffusion WebUI: all that imports the host's ``modules``.
 
-`sampler` is the sampler as every host runs it; `a1111` and `forge`, with the files beside them, are what a host does in
-its own way, `host` tells which it is. `panel` is the page, `script` the hooks, `patch` how the host is changed and put
-back. `motion` is built-in motion, `built_in_a1111` how it gets there, `motion_panel` its page, `clips` its files.
+`register` puts it into the host, `script` has the scripts' hooks, `request` is what is kept with one request. `sampler`
+makes a plan of it and `run` runs that, move by move, on the strategy of the host; each host has a file in `hosts`.
+`builtin` is built-in motion, `extensions` what is known of AnimateDiff, ControlNet and Lora, `image_model` the image
+model's conds, checkpoint and weights, `page` the panels, the tab and the settings.
 """
 import logging
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,15 +82,16 @@ def _all_levels(steps: int, scheduler: str) -> list[float]:
             n=steps, sigma_min=VIDEO.sigma_min, sigma_max=VIDEO.sigma_max, device=torch.device("cpu"), **more)
     except AttributeError as error:  # it looks for more of the model than there is of `TABLE`
         raise OptionError("scheduler", scheduler, "one that can be made before a model is asked") from error
-    return made.tolist()
+    return made.tolist()  # type: ignore[no-any-return]
 
 
 def schedulers() -> dict[str, Any]:
     """The host's schedule types by the names of its dropdown; older hosts have the automatic one alone."""
     try:
-        return {data.label: data for data in import_module("modules.sd_schedulers").schedulers}
+        from modules.sd_schedulers import schedulers
     except ImportError:
         return {AUTOMATIC: None}
+    return {data.label: data for data in schedulers}
 
 
 class _Table:
@@ -134,13 +134,12 @@ def price(plan: Plan, frames: int | None = None, width: int | None = None, heigh
 
     Raises OptionError where a clip of this size cannot be made so.
     """
-    sized = frames and width and height
     if width and height:
         plan.check_size(height // 8, width // 8)
     return {
         "evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
         "times_plain": round(times_plain(plan, (height // 8, width // 8) if width and height else None), 2),
-        "seconds": timing.estimate(plan, frames, width, height) if sized else None,
+        "seconds": timing.estimate(plan, frames, width, height) if frames and width and height else None,
     }
 
 

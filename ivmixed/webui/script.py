@@ -8,8 +8,9 @@ from typing import Any
 from modules import scripts
 
 from ..options import OPTIONS, OptionError, Options
-from . import MOTION, NAME, SAMPLERS, presets, sampler, selectable
+from . import MOTION, NAME, SAMPLERS, presets, request, sampler
 from .builtin import generation, output
+from .errors import RefusedError, refusing
 from .extensions import animatediff
 from .image_model.checkpoints import check_stays
 from .page import motion_panel, panel
@@ -20,7 +21,7 @@ PRESET = f"{NAME} preset"
 
 
 class MotionScript(scripts.Script):
-    """Makes a request one clip with built-in motion; see `motion`."""
+    """Makes a request one clip with built-in motion; see `builtin`."""
 
     def title(self) -> str:
         return MOTION
@@ -38,19 +39,21 @@ class MotionScript(scripts.Script):
 
     def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
         output.keep(p, pp)
-        clip = generation.of_request(p)
+        clip = request.of(p).clip
         if clip is not None:
             clip.tell_prompt()
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
-        clip = generation.of_request(p)
-        if clip is not None:
-            output.finish(clip, processed)
-        generation.finished(p)
+        kept = request.of(p)
+        try:
+            if kept.clip is not None:
+                output.finish(kept.clip, processed)
+        finally:
+            kept.finish()
 
 
 class IVMixedScript(scripts.Script):
-    """Holds the sampler's options; the sampler itself reads them, see `a1111`."""
+    """Holds the sampler's options; the sampler itself reads them, see `page.panel.options_of`."""
 
     def title(self) -> str:
         return NAME
@@ -73,26 +76,28 @@ class IVMixedScript(scripts.Script):
 
     def process(self, p: Any, *arguments: Any) -> None:
         ours = not SAMPLERS.keys().isdisjoint((p.sampler_name, getattr(p, "hr_sampler_name", None)))
-        built_in = generation.of_request(p) is not None
+        kept = request.of(p)
+        built_in = kept.clip is not None
         for key in (NAME, sampler.HIRES, sampler.IGNORED, PRESET, *(option.label for option in OPTIONS)):
             p.extra_generation_params.pop(key, None)  # a script's requests share it
         if ours or built_in:
-            sampler.prepare(p)
+            kept.guard()
         # the host only logs what a hook raises: what is wrong is said where it stops the generation
         if built_in or (ours and animatediff.asked(p) is not None):
             try:
-                with sampler.refusing():
+                with refusing():
                     check_stays(p)
-            except sampler.RefusedError as error:
-                generation.refuse(p, error)
+            except RefusedError as error:
+                kept.refuse(error)
         if ours:
             with suppress(OptionError):
                 _write(p.extra_generation_params, panel.options_of(p))
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
-        sampler.finished(p)
-        if (run := selectable.of(p)) is not None:
-            run.finished += 1
+        kept = request.of(p)
+        kept.finish()
+        if kept.script_run is not None:
+            kept.script_run.finished += 1
 
 
 def _write(infotext: dict[str, Any], options: Options) -> None:

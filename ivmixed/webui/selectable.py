@@ -10,23 +10,22 @@ the request, shows an error and goes on with an empty picture) and ``scripts/pro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from modules import errors, script_callbacks, scripts
+from modules import errors, scripts
 
 from .. import NonFiniteError
 from ..options import OptionError
 from ..patch import replaced
-from .sampler import RefusedError, refusing
+from . import request
+from .errors import RefusedError, refusing
 
-RUN = "iv_mixed_run"
-"""The attribute of a request with the `ScriptRun` that it belongs to; copies of a request have it too."""
 STILLS = ("Loopback", "SD upscale", "Outpainting mk2", "Poor man's outpainting")
 """The titles of scripts that make the next picture from the one before, or a picture of many."""
 
 
-class _Clip(NamedTuple):
+class _StandIn(NamedTuple):
     picture: Any
     """What the script goes on with."""
     answer: list[Any]
@@ -40,7 +39,7 @@ class ScriptRun:
     def __init__(self) -> None:
         self.finished = 0
         """Requests that were made."""
-        self.clips: list[_Clip] = []
+        self.clips: list[_StandIn] = []
         self.problems: list[str] = []
         """What the user is to know."""
         self.errors: list[Exception] = []
@@ -72,11 +71,9 @@ class ScriptRun:
         result.images, result.infotexts = images, infotexts
 
 
-def register() -> None:
-    """Puts `ScriptRun` around every run of a selectable script, until the scripts are unloaded."""
-    stack = ExitStack()
-    stack.enter_context(replaced(scripts.ScriptRunner, "run", _watched(scripts.ScriptRunner.run)))
-    script_callbacks.on_script_unloaded(stack.close)
+def watched() -> AbstractContextManager[None]:
+    """Within the block a `ScriptRun` is around every run of a selectable script."""
+    return replaced(scripts.ScriptRunner, "run", _watched(scripts.ScriptRunner.run))
 
 
 def _watched(host_run: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,8 +81,8 @@ def _watched(host_run: Callable[..., Any]) -> Callable[..., Any]:
         if not (args and args[0]):
             return host_run(runner, p, *args)
         asked = ScriptRun()
-        setattr(p, RUN, asked)
-        with refusing(), replaced(errors, "display", asked.noting(errors.display)):
+        with (refusing(), replaced(request.of(p), "script_run", asked),
+              replaced(errors, "display", asked.noting(errors.display))):
             result = host_run(runner, p, *args)
         if asked.errors and not asked.finished:
             raise asked.errors[0]
@@ -98,14 +95,9 @@ def _watched(host_run: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def of(p: Any) -> ScriptRun | None:
-    """The run of a selectable script that a request belongs to."""
-    return getattr(p, RUN, None)
-
-
 def stand_in(run: ScriptRun, picture: Any, answer: Sequence[Any], infotext: str) -> Any:
     """``picture``, which a script goes on with in the place of a clip; ``answer`` is that clip for an API."""
-    run.clips.append(_Clip(picture, list(answer), infotext))
+    run.clips.append(_StandIn(picture, list(answer), infotext))
     return picture
 
 

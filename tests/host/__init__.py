@@ -130,8 +130,8 @@ class Log(logging.Handler):
 class Host:
     """The running double. Its modules are attributes: ``host.shared``, ``host.sd_samplers``, ``host.a1111``, ..."""
 
-    sampler_file = "hosts.a1111"
-
+    kind = "a1111"
+    """Which of the hosts it is."""
     def __init__(self, parameterization: str, animatediff: bool):
         self._import()
         self.external = importlib.import_module("k_diffusion.external")
@@ -165,7 +165,6 @@ class Host:
         self.load_scripts()
         self.log = Log()
         logging.getLogger("ivmixed").addHandler(self.log)
-        self.a1111 = importlib.import_module(f"ivmixed.webui.{self.sampler_file}")
         self.sampler = importlib.import_module("ivmixed.webui.sampler")
         for name in ("page.panel", "page.motion_panel", "builtin.output"):
             setattr(self, name.split(".")[1], self.module(name))

@@ -45,7 +45,6 @@ class ForgeHost(Host):
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.sampler_file = "hosts.forge." + kind.removeprefix("forge_")
         shared = importlib.import_module("modules.shared")
         self.family = shared.host = "forge_main" if kind == NEO else kind
         shared.fits_in_memory = True

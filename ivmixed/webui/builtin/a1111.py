@@ -6,10 +6,9 @@ ControlNet puts around the UNet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from modules import devices, sd_models, shared
@@ -18,23 +17,24 @@ from ... import motion
 from ...motion import attach
 from ...patch import replaced
 from ..extensions import controlnet
-from .generation import Clip, of_request
+from ..motion import sigmas_of
+from .generation import Clip
 
 
 @contextmanager
-def acting(clip: Clip) -> Iterator[motion.Motion]:
+def attached(clip: Clip) -> Iterator[motion.Motion]:
     """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on."""
     sd_model = shared.sd_model
     with ExitStack() as stack:
         module = stack.enter_context(clip.module(devices.dtype_unet, devices.device))
-        acting = stack.enter_context(attach(sd_model.model.diffusion_model, module))
-        clip.checkpoint_alphas_cumprod = sd_model.alphas_cumprod
+        attached = stack.enter_context(attach(sd_model.model.diffusion_model, module))
+        clip.checkpoint_sigmas = sigmas_of(sd_model.alphas_cumprod)
         table = module.kind.alphas_cumprod().to(sd_model.alphas_cumprod.device)
         for name in ("alphas_cumprod", "alphas_cumprod_original"):
             stack.enter_context(replaced(sd_model, name, table))
         sd_models.apply_alpha_schedule_override(sd_model, clip.p)  # as the host does with the checkpoint's
         stack.enter_context(replaced(sd_model, "apply_model", _in_windows(clip, sd_model.apply_model)))
-        yield acting
+        yield attached
 
 
 def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -49,30 +49,3 @@ def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[...,
                 return apply_model(x[rows], t[rows], part_cond)
         return clip.in_windows(x, part)
     return call
-
-
-class Motion:
-    """Built-in motion while a clip is sampled, as the sampler IV-mixed asks for it."""
-
-    needs_both = False
-
-    def __init__(self, clip: Clip):
-        self._clip = clip
-        self.context = clip.context
-        self.modules = ()
-        """Nothing is put between the layers of the UNet."""
-        self.travelled = clip.blended
-
-    @classmethod
-    def of_clip(cls, p: Any, frames: int) -> Motion | None:
-        """That of a request for a latent of ``frames`` frames; None where there is none."""
-        clip = of_request(p)
-        return cls(clip) if clip is not None and clip.motion is not None and frames == clip.frames else None
-
-    def checkpoint_alphas_cumprod(self) -> torch.Tensor:
-        """The checkpoint's own noise table, with the host's settings for it."""
-        return self._clip.checkpoint_alphas_cumprod
-
-    def left_out(self, *others: torch.nn.Module) -> AbstractContextManager[None]:
-        """Within the block the UNet is the checkpoint's own, to the bit; no ``others`` have built-in motion."""
-        return replaced(self._clip, "left_out", True)

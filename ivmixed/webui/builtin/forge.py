@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,34 +16,37 @@ from ... import motion
 from ...motion import MotionError, attach
 from ...motion.attach import TAKEN
 from ...patch import replaced
-from .. import hosts
-from ..hosts.forge.motion import inner_modifiers, is_motion, network_call, on_table
-from .generation import Clip, of_request
+from ..extensions.forge_animatediff import is_motion
+from ..hosts.forge.patcher import inner_modifiers, on_table
+from ..motion import sigmas_of
+from .generation import BuiltinMotion, Clip
+
+
+def unet_of(clip: Clip) -> Any:
+    """The host's patcher of the UNet that a clip's every sampling begins with."""
+    return clip.p.sd_model.forge_objects_after_applying_lora.unet
 
 
 @contextmanager
-def acting(clip: Clip) -> Iterator[motion.Motion]:
-    """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on."""
-    sd_model = clip.p.sd_model
-    unet = sd_model.forge_objects_after_applying_lora.unet  # every sampling begins with this one
+def attached(clip: Clip, holder: Any) -> Iterator[motion.Motion]:
+    """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on.
+
+    ``holder``: where the network finds its timestep.
+    """
+    sd_model, unet = clip.p.sd_model, unet_of(clip)
     network = unet.model
     with ExitStack() as stack:
         module = stack.enter_context(clip.module(_dtype(network), unet.load_device))
-        acting = stack.enter_context(attach(network.diffusion_model, module))
+        attached = stack.enter_context(attach(network.diffusion_model, module))
         _reserve(unet, module, stack)
         abar = module.kind.alphas_cumprod()
-        holder = _sampler().table_of(unet)
         clip.checkpoint_sigmas = holder.sigmas
-        stack.enter_context(on_table(holder, ((1 - abar) / abar).sqrt().to(holder.sigmas)))
+        stack.enter_context(on_table(holder, sigmas_of(abar).to(holder.sigmas)))
         for name in ("alphas_cumprod", "alphas_cumprod_original"):
             if isinstance(own := getattr(sd_model, name, None), Tensor):
                 stack.enter_context(replaced(sd_model, name, abar.to(own)))
         stack.enter_context(replaced(network, "apply_model", _in_windows(clip, network.apply_model)))
-        yield acting
-
-
-def _sampler() -> Any:
-    return import_module(f"ivmixed.webui.hosts.{hosts.FILES[hosts.name()]}").IVMixedSampler
+        yield attached
 
 
 def _dtype(network: Any) -> torch.dtype:
@@ -65,7 +67,8 @@ def _reserve(unet: Any, module: torch.nn.Module, stack: ExitStack) -> None:
 def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The network's ``apply_model``, window by window."""
     def call(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if any(map(is_motion, inner_modifiers(kwargs))):  # AnimateDiff puts it there after motion has come in here
+        # AnimateDiff puts it there after motion has come in here
+        if any(map(is_motion, inner_modifiers(kwargs.get("transformer_options", {})))):
             raise MotionError(clip.path.name, TAKEN)
 
         def part(rows: Tensor | slice) -> Tensor:
@@ -94,44 +97,8 @@ def _cut(value: Any, rows: Tensor, total: int) -> Any:
     return value
 
 
-class Motion:
-    """Built-in motion while a clip is sampled, as the sampler IV-mixed asks for it: see `forge_motion.Motion`."""
-
-    def __init__(self, clip: Clip):
-        self._clip = clip
-        self.checkpoint_sigmas = clip.checkpoint_sigmas
-        self.context = clip.context
-        self.travelled = clip.blended
-
-    @classmethod
-    def of_clip(cls, p: Any, frames: int) -> Motion | None:
-        """That of a request for a latent of ``frames`` frames; None where there is none."""
-        clip = of_request(p)
-        return cls(clip) if clip is not None and clip.motion is not None and frames == clip.frames else None
-
-    @property
-    def seen(self) -> bool:
-        """Whether motion has acted."""
-        assert self._clip.motion is not None
-        return self._clip.motion.calls > 0
-
-    def watched(self, model_options: dict[str, Any]) -> dict[str, Any]:
-        """The options as they are: built-in motion counts its calls."""
-        return model_options
-
-    def left_out(self, model_options: dict[str, Any]) -> dict[str, Any]:
-        """The options with which the UNet is the checkpoint's own, to the bit."""
-        whole = network_call(model_options)
-
-        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
-            with replaced(self._clip, "left_out", True):
-                return whole(apply_model, info)
-        return {**model_options, "model_function_wrapper": call}
+class ForgeBuiltinMotion(BuiltinMotion):
+    """The same, where the image model may be another network than the clip's."""
 
     def around(self, network: Any) -> AbstractContextManager[None]:
-        """Within the block a network that is not the clip's takes as many frames at a time."""
         return replaced(network, "apply_model", _in_windows(self._clip, network.apply_model))
-
-    def outermost(self, model_options: dict[str, Any], last: int) -> dict[str, Any]:
-        """The options where deep features serve again: as they are, since motion acts behind layers that run."""
-        return model_options

@@ -1,14 +1,14 @@
 """Built-in motion: a request that asks for it is sampled with a motion module of ours in the UNet. For every host.
 
 Such a request has a ``p.sample`` of its own: within it the module acts, on the noise table that it was trained on, and
-afterwards the host is as it was, whatever happened. How a host's UNet gets there is in `built_in_a1111`. Any of
+afterwards the host is as it was, whatever happened. How it gets into a host's UNet is in `a1111` and `forge`. Any of
 the host's samplers works with it, and IV-mixed takes it as its video model.
 """
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from functools import cache
 from itertools import islice
@@ -24,16 +24,20 @@ from ... import motion
 from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
 from ...motion.options import MOTION_OPTIONS
 from ...options import OptionError
+from ...patch import replaced
 from ...untrusted import shown
-from .. import hosts, log, sampler, selectable
+from .. import hosts, log, request, selectable
+from ..errors import RefusedError, refusing
+from ..motion import ClipMotion
 from ..page import settings
-from ..sampler import RefusedError, refusing
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
 MOST_ENTRIES = 50_000
 """Files and folders that are looked at for motion modules, and for LoRAs."""
 MOST_DEPTH = 16
 """Folders inside each other."""
+STILLS = ("IV-mixed motion: this WebUI's UNet never called the motion module, so all frames are stills; switch off "
+          "what replaces the UNet (TensorRT, say).")
 
 
 def folders() -> list[Path]:
@@ -122,9 +126,8 @@ class Clip:
         """The sampling step: it decides where the context windows lie."""
         self.motion: motion.Motion | None = None
         """The motion in the UNet, while sampling."""
-        self.checkpoint_alphas_cumprod: Tensor | None = None
         self.checkpoint_sigmas: Tensor | None = None
-        """The checkpoint's own noise table, as the host has it, while another is in its place."""
+        """The noise levels of the checkpoint's own table, as the host has it, while another is in its place."""
         self.saved = False
         """The user saves pictures."""
         self.files: list[Path] = []
@@ -184,11 +187,12 @@ class Clip:
         if self.problem or x.shape[0] % self.frames:
             raise RefusedError(
                 f"IV-mixed motion: {self.problem or f'{x.shape[0]} rows are no clips of {self.frames} frames'}.")
-        assert self.motion is not None
+        motion = self.motion
+        assert motion is not None
         windows = uniform_windows(self.step, **self.options.windows())
 
         def evaluate(rows: Tensor | slice, length: int) -> Tensor:
-            self.motion.frames = length
+            motion.frames = length
             return call(rows)
 
         try:
@@ -196,7 +200,7 @@ class Clip:
                 return evaluate(everything, self.frames)
             return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse)
         finally:
-            self.motion.frames = None
+            motion.frames = None
 
     def rows(self) -> dict[str, Any]:
         """What the host is to sample: fields of the request, with an entry for every frame where clips differ.
@@ -204,10 +208,10 @@ class Clip:
         A script that gives a prompt for each of its pictures (Prompt matrix) gets a clip for each.
         """
         p, frames = self.p, self.frames
-        given = {name: value for name in ("prompt", "negative_prompt", "seed", "subseed")
-                 if isinstance(value := getattr(p, name, None), list)}
+        given: dict[str, list[Any]] = {name: value for name in ("prompt", "negative_prompt", "seed", "subseed")
+                                       if isinstance(value := getattr(p, name, None), list)}
         count = max(map(len, given.values()), default=p.n_iter)
-        fields = {name: [text for text in given[name] for _ in range(frames)]
+        fields: dict[str, list[Any]] = {name: [text for text in given[name] for _ in range(frames)]
                   for name in ("prompt", "negative_prompt") if name in given}
         for name in ("seed", "subseed"):
             step = int(name == "subseed" or not getattr(p, "subseed_strength", 0))  # as the host numbers its pictures
@@ -270,9 +274,29 @@ def _check(p: Any, options: MotionOptions) -> None:
         raise OptionError("frames", options.frames, f"{len(pictures)}, as many as init_images, or give one picture")
 
 
-def of_request(p: Any) -> Clip | None:
-    """The clip of a request with built-in motion."""
-    return getattr(p, "iv_mixed_clip", None)
+class BuiltinMotion(ClipMotion):
+    """The motion of a clip while it is sampled."""
+
+    def __init__(self, clip: Clip):
+        self._clip = clip
+        self.context = clip.context
+
+    def checkpoint_sigmas(self) -> Tensor:
+        assert self._clip.checkpoint_sigmas is not None
+        return self._clip.checkpoint_sigmas
+
+    def blended(self, cond: Any) -> Any:
+        return self._clip.blended(cond)
+
+    def left_out(self) -> AbstractContextManager[None]:
+        return replaced(self._clip, "left_out", True)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        yield
+        assert self._clip.motion is not None
+        if not self._clip.motion.calls:
+            raise RefusedError(STILLS)
 
 
 def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
@@ -280,61 +304,33 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
 
     The host only logs what a hook raises: what is wrong is said where it stops the generation.
     """
-    finished(p)  # a script may ask with one request many times
-    for name in ("iv_mixed_clip", "iv_mixed_asks_video"):
-        vars(p).pop(name, None)
+    kept = request.of(p)
+    kept.begin()
     try:
         with refusing():
             options = make()
             if options is None:
                 return
             selectable.check(p)
-            clip = p.iv_mixed_clip = Clip(p, options)
+            clip = kept.clip = Clip(p, options)
     except Exception as error:
-        refuse(p, error)  # or a still would come of it
+        kept.refuse(error)  # or a still would come of it
         if isinstance(error, RefusedError):
             return
         raise
     clip.saved = not p.do_not_save_samples
-    _change(p, do_not_save_grid=True, do_not_save_samples=True,  # written as a clip instead, see `clips`
-            sample=_with_motion(clip, p.sample), **clip.rows())
+    kept.change(do_not_save_grid=True, do_not_save_samples=True,  # written as a clip instead, see `output`
+                sample=_with_motion(clip, p.sample), **clip.rows())
     for option in MOTION_OPTIONS.values():
         p.extra_generation_params.pop(option.label, None)  # a script's requests share it
     p.extra_generation_params.update(options.to_infotext())
-
-
-def refuse(p: Any, error: Exception) -> None:
-    """Lets a request end with ``error``, where the host begins to make its pictures."""
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        sampler.failed(p)
-        raise error
-    _change(p, init=stop, sample=stop)
-
-
-def _change(p: Any, **values: Any) -> None:
-    """Gives a request other attributes, until it is finished."""
-    before = vars(p).setdefault("iv_mixed_before", {})
-    for name in (*values, "hr_prompt", "hr_negative_prompt"):  # these the host takes from the others
-        if name not in before:
-            before[name] = vars(p).get(name)
-    for name, value in values.items():
-        setattr(p, name, value)
-
-
-def finished(p: Any) -> None:
-    """Called at the end of a request: it asks for what it asked before. A script may go on with it."""
-    for name, value in vars(p).pop("iv_mixed_before", {}).items():
-        if value is None:
-            vars(p).pop(name, None)  # it was of the class
-        else:
-            setattr(p, name, value)
 
 
 def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
-            with refusing(), hosts.motion().acting(clip) as clip.motion:
+            with refusing(), hosts.find().attached(clip) as clip.motion:
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None
                 samples = sample(*args, **kwargs)
@@ -344,17 +340,17 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
                                f"{clip.p.height} at a time; lower the size or the context ({error})") from None
         finally:
             clip.motion = None
-        asked = getattr(clip.p, "iv_mixed_asks_video", True)  # IV-mixed may leave all to the image model
+        asked = request.of(clip.p).asks_video  # IV-mixed may leave all to the image model
         if not calls and asked and not (shared.state.interrupted or shared.state.skipped):
-            raise RefusedError("IV-mixed motion: this WebUI's UNet never called the motion module, so all frames are "
-                               "stills; switch off what replaces the UNet (TensorRT, say).")
+            raise RefusedError(STILLS)
         return samples
     return with_motion
 
 
 def on_cfg_denoiser(params: Any) -> None:
     """The host's callback at the start of every evaluation: which step it is, and the prompts of the frames."""
-    clip = of_request(getattr(params.denoiser, "p", None))
+    p = getattr(params.denoiser, "p", None)
+    clip = None if p is None else request.of(p).clip
     if clip is None or clip.motion is None:
         return
     clip.step, clip.problem = params.denoiser.step, ""

@@ -22,7 +22,7 @@ from ...clips.encode import WRITERS, Frames, MediaError, can_write, write_png, w
 from ...motion import FORMATS
 from ...options import OptionError
 from ...untrusted import shown
-from .. import MOTION, log, scratch, selectable
+from .. import MOTION, log, request, scratch, selectable
 from .generation import Clip
 
 MOVING = {".gif", ".webp"}
@@ -75,7 +75,7 @@ def finish(clip: Clip, result: Any) -> None:
         lines = [f"{MOTION}: {problem}" for problem in dict.fromkeys(problems)]
         for line in lines:
             log.warning(line)
-        if (run := selectable.of(clip.p)) is not None:
+        if (run := request.of(clip.p).script_run) is not None:
             run.problems += lines
         result.comments += "".join(f"\n{line}" for line in lines)
         result.extra_generation_params = {**clip.p.extra_generation_params, PROBLEM: "; ".join(lines)}
@@ -83,7 +83,7 @@ def finish(clip: Clip, result: Any) -> None:
 
 def keep(p: Any, batch: Any) -> None:
     """Keeps the frames of a request that wants them, as uint8 (height, width, 3); the host's ``batch`` has them."""
-    kept = getattr(p, "iv_mixed_frames", None)
+    kept = request.of(p).frames
     if kept is not None:
         kept += [(255 * picture.permute(1, 2, 0).cpu().float().numpy()).astype(np.uint8) for picture in batch.images]
 
@@ -139,9 +139,12 @@ def _write(
     while left:
         suffix = left.pop(0)
         writer = partial(write_png, key="parameters") if suffix == ".png" else WRITERS[suffix]
+
+        def write(file: Path, writer: Callable[..., list[Path]] = writer) -> list[Path]:
+            return writer(file, iter(pictures), clip.options.fps, comment)
+
         try:
-            files += write_whole(stem.with_suffix(suffix), lambda file, writer=writer: writer(
-                file, iter(pictures), clip.options.fps, comment))
+            files += write_whole(stem.with_suffix(suffix), write)
         except MediaError as error:
             problems.append(str(error).removeprefix("IV-mixed: ").rstrip("."))
             if suffix != ".png" and ".png" not in left and not any(file.suffix == ".png" for file in files):
@@ -194,7 +197,7 @@ def _shown(p: Any, files: Sequence[Path], frames: Sequence[Image.Image], fps: fl
     """What the host goes on with in the place of a clip."""
     by_api = _asked_by_api(p)
     answer = _answer(files, frames) if by_api else _gallery(files, frames, fps)
-    run = selectable.of(p)
+    run = request.of(p).script_run
     if run is None:
         return answer
     return [selectable.stand_in(run, frames[0] if by_api else answer[0], answer, text)]

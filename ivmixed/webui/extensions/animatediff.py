@@ -21,7 +21,9 @@ from ...motion.module import AUTO
 from ...options import OptionError
 from ...patch import replaced
 from ...untrusted import shown
-from ..sampler import RefusedError
+from ..errors import RefusedError
+from ..motion import ClipMotion, sigmas_of
+from . import controlnet
 
 TITLE = "AnimateDiff"
 """Of its script."""
@@ -98,26 +100,24 @@ def _get(given: Any, name: str) -> Any:
     return given.get(name) if isinstance(given, dict) else getattr(given, name, None)
 
 
-def travelled(params: Any, cond: Any) -> Any:
+def blended(params: Any, cond: Any) -> Any:
     """The prompts of a step, (frames, ...), blended between the frames that have one by a clip's settings."""
     closed = params.video_length > params.batch_size and params.closed_loop in ("R+P", "A")
     return params.prompt_scheduler.multi_cond(cond, closed)
 
 
-class Motion:
-    """The motion that AnimateDiff has put into the UNet for the clip being sampled."""
+class AnimateDiffMotion(ClipMotion):
+    """The motion that AnimateDiff has put into AUTOMATIC1111's UNet for the clip being sampled."""
 
     needs_both = True
 
-    def __init__(self, extension: Any):
-        self._extension = extension
+    def __init__(self, extension: Any, scripts: Any):
+        self._extension, self._scripts = extension, scripts
         self.context = int(extension.ad_params.batch_size)
-        """Frames that AnimateDiff evaluates at a time."""
         self.modules = [module for module in extension.mm.modules() if hasattr(module, "temporal_transformer")]
-        """What it has put between the layers of the UNet."""
 
     @classmethod
-    def of_clip(cls, p: Any, frames: int) -> Motion | None:
+    def of_clip(cls, p: Any, frames: int) -> AnimateDiffMotion | None:
         """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip.
 
         Raises OptionError, RefusedError where AnimateDiff stopped while it prepared the clip of the request ``p``.
@@ -133,29 +133,24 @@ class Motion:
             return None
         if extension.ad_params.prompt_scheduler is None:
             raise RefusedError(UNPREPARED)
-        return cls(extension)
+        return cls(extension, p.scripts)
 
-    def checkpoint_alphas_cumprod(self) -> torch.Tensor:
-        """The checkpoint's own noise table, with the host's settings for it: AnimateDiff put its own in its place."""
+    def checkpoint_sigmas(self) -> torch.Tensor:
         own = SimpleNamespace(
             alphas_cumprod=self._extension.prev_alpha_cumprod,
             alphas_cumprod_original=self._extension.prev_alpha_cumprod_original,
         )
         sd_models.apply_alpha_schedule_override(own)
-        return own.alphas_cumprod
+        return sigmas_of(own.alphas_cumprod)
 
-    def travelled(self, cond: Any) -> Any:
-        """The prompts of a step, (frames, ...), blended between the frames that have one (prompt travel)."""
-        return travelled(self._extension.ad_params, cond)
+    def blended(self, cond: Any) -> Any:
+        return blended(self._extension.ad_params, cond)
 
     @contextmanager
-    def left_out(self, *others: torch.nn.Module) -> Iterator[None]:
-        """Within the block the UNet is the checkpoint's own, to the bit.
-
-        ``others``: networks that have motion of the same make (SparseCtrl) and do without it too.
-        """
+    def left_out(self) -> Iterator[None]:
         with ExitStack() as stack:
-            theirs = [module for network in others for module in network.modules()
+            # SparseCtrl is a control with motion of the same make
+            theirs = [module for network in controlnet.networks(self._scripts) for module in network.modules()
                       if hasattr(module, "temporal_transformer")]
             for module in (*self.modules, *theirs):
                 stack.enter_context(replaced(module, "forward", _identity))
@@ -164,7 +159,7 @@ class Motion:
                 stack.enter_context(replaced(self._group_norm(), "forward", self._extension.gn32_original_forward))
             yield
 
-    def _group_norm(self) -> type:
+    def _group_norm(self) -> Any:
         if self._extension.mm.is_hotshot:
             from sgm.modules.diffusionmodules.util import GroupNorm32
         else:

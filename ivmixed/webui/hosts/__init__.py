@@ -1,84 +1,95 @@
-"""Which host this is, told by a module that only it has."""
+"""The host: which WebUI this is, and what the extension needs of it. Each has a file here, `find` chooses.
+
+What a host does as all do is in no host's file; CONTRIBUTING.md says how to add one.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from contextlib import AbstractContextManager
+from functools import cache
 from importlib.util import find_spec
-from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from modules import script_callbacks
-
-from .. import api
-from ..page import settings, xyz
+if TYPE_CHECKING:
+    from ...motion import Motion
+    from ..builtin.generation import Clip
+    from ..motion import ClipMotion
+    from ..run import Strategy
+    from ..sampler import Sampler
 
 T = TypeVar("T")
 
-MARKS = {
-    "modules_forge.presets": "forge_neo",
-    "modules_forge.main_entry": "forge_main",
-    "ldm_patched.modules.patcher_extension": "reforge",
-    "ldm_patched.modules.tomesd": "classic",
-    "modules_forge.forge_sampler": "forge_previous",
-}
-"""The first that is there decides; AUTOMATIC1111 has none of them."""
-FILES = {"a1111": "a1111", "forge_neo": "forge.neo", "forge_main": "forge.main", "reforge": "forge.reforge",
-         "classic": "forge.classic", "forge_previous": "forge.previous"}
+
+class Host(Protocol):
+    """A WebUI. ``p`` is a request of its own, a ``StableDiffusionProcessing``."""
+
+    # What the sampler needs -------------------------------------------------------------------------------------------
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Around the time in which the extension's scripts are loaded: what else it changes in the host."""
+
+    def prepare(self, p: Any) -> None:
+        """Before anything is changed for a request with our sampler or our motion; the checkpoint is loaded."""
+
+    def finished(self, p: Any) -> None:
+        """At the end of any request: frees what was kept for it."""
+
+    def failed(self, p: Any) -> None:
+        """Instead of that after an error, possibly more than once: also puts back what a request has changed."""
+
+    def strategy(self, sampler: Sampler, p: Any, motion: ClipMotion | None) -> AbstractContextManager[Strategy]:
+        """Around one sampling: how the two models are asked in it. Raises RefusedError, OptionError."""
+
+    # What motion needs ------------------------------------------------------------------------------------------------
+
+    def attached(self, clip: Clip) -> AbstractContextManager[Motion]:
+        """Within the block the clip's motion module is in the UNet, on the noise table that it was trained on.
+
+        Raises MotionError where it does not fit.
+        """
+
+    def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
+        """The motion that `attached` has put there, for a sampling."""
+
+    def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
+        """The AnimateDiff extension's for a latent of ``frames`` frames; None where the UNet has none, or the latent is
+        no clip. Raises RefusedError, OptionError where the request asks for motion and there is none."""
+
+    # What the page needs ----------------------------------------------------------------------------------------------
+
+    animatediff_acts: bool
+    """Whether the AnimateDiff extension has an effect here."""
+
+    def tab_title(self, name: str) -> str:
+        """The name of a tab, written as the host writes its own."""
+
+    def in_generation_thread(self, function: Callable[[], T]) -> T:
+        """What ``function`` gives or raises, called where the host makes the generations of its page."""
 
 
-def name() -> str:
-    """The file of this package that knows the host."""
-    return next((host for mark, host in MARKS.items() if _exists(mark)), "a1111")
+@cache
+def find() -> Host:
+    """The host, told by a module that only it has."""
+    if _has("modules_forge.presets"):
+        from .forge.neo import ForgeNeo
+        return ForgeNeo()
+    if _has("modules_forge.main_entry"):
+        from .forge.main import ForgeMain
+        return ForgeMain()
+    if _has("ldm_patched.modules.patcher_extension"):
+        from .forge.reforge import ReForge
+        return ReForge()
+    if _has("ldm_patched.modules.tomesd"):
+        from .forge.classic import ForgeClassic
+        return ForgeClassic()
+    if _has("modules_forge.forge_sampler"):
+        from .forge.previous import ForgePrevious
+        return ForgePrevious()
+    from .a1111 import A1111
+    return A1111()
 
 
-def register() -> None:
-    """Puts this host's sampler where its dropdowns and its API look, and asks to be called where the host calls."""
-    sampler = import_module("ivmixed.webui.sampler")
-    sampler.register(import_module(f"{__package__}.{FILES[name()]}").IVMixedSampler)
-    import_module("ivmixed.webui.selectable").register()
-    built_in = import_module("ivmixed.webui.builtin.generation")
-    script_callbacks.on_cfg_denoiser(built_in.on_cfg_denoiser)
-    script_callbacks.on_ui_settings(settings.add)
-    script_callbacks.on_before_ui(xyz.add_axes)
-    script_callbacks.on_ui_tabs(import_module("ivmixed.webui.page.txt2vid").build)
-    script_callbacks.on_app_started(api.register)
-
-
-def motion() -> ModuleType:
-    """How built-in motion comes into this host's UNet."""
-    return import_module(f"ivmixed.webui.builtin.{'a1111' if name() == 'a1111' else 'forge'}")
-
-
-def animates() -> bool:
-    """Whether the AnimateDiff extension has an effect on this host."""
-    return name() in ("a1111", "forge_previous")
-
-
-def tab_title(name_of_tab: str) -> str:
-    """The name of a tab, written as the host writes its own."""
-    return name_of_tab.capitalize() if name() == "forge_main" else name_of_tab
-
-
-def in_its_thread(function: Callable[[], T]) -> T:
-    """What ``function`` gives, called where the host makes the generations of its page."""
-    if not _exists("modules_forge.main_thread"):
-        return function()
-    result: list[T] = []
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(function())
-        except BaseException as error:  # the host would only print it, or lose its thread
-            raised.append(error)
-
-    import_module("modules_forge.main_thread").run_and_wait_result(work)
-    if raised:
-        raise raised[0]
-    return result[0]
-
-
-def _exists(module: str) -> bool:
+def _has(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # its package is not there

@@ -1,4 +1,4 @@
-"""The image model's own words: prompts that the host encodes as it encodes the clip's, for image evaluations alone."""
+"""The image model's own conds: prompts that the host encodes as it encodes the clip's, for image evaluations alone."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,28 +10,28 @@ from modules import extra_networks, prompt_parser
 from ...options import OptionError, Options
 
 
-class Words:
-    """What the image model is told in the place of the clip's prompts, as the host's denoiser takes it."""
+class ImageConds:
+    """What image evaluations get in the place of the clip's conds, as the host's denoiser takes it."""
 
-    def __init__(self, given: dict[str, Any], blend: Callable[[Any], Any] | None = None):
-        self.given = given
+    def __init__(self, args: dict[str, Any], blend: Callable[[Any], Any] | None = None):
+        self.args = args
         """The denoiser's arguments ``cond`` and ``uncond``, those of them that are others."""
         self.blend = blend
         """What becomes of a step's ``cond`` where prompts change along the clip."""
 
-    def told(self, host: Callable[..., Any], clip: dict[str, Any]) -> Callable[..., Any]:
-        """The host's callback at the start of an evaluation, ``host``, for one with these words.
+    def wrap_callback(self, host: Callable[..., Any], clip: dict[str, Any]) -> Callable[..., Any]:
+        """The host's callback at the start of an evaluation, ``host``, for one with these conds.
 
-        What it calls hears the clip's own, ``clip``: AnimateDiff keeps for the whole clip what it hears first, and
-        gives the clip's prompts to every evaluation.
+        What it calls gets the clip's own, ``clip``: AnimateDiff keeps for the whole clip what it gets first, and gives
+        the clip's prompts to every evaluation.
         """
         def call(params: Any) -> None:
             step = params.denoiser.step
             own = {}
-            if "cond" in self.given:
+            if "cond" in self.args:
                 own["text_cond"] = params.text_cond if self.blend is None else self.blend(params.text_cond)
                 params.text_cond = prompt_parser.reconstruct_multicond_batch(clip["cond"], step)[1]
-            if "uncond" in self.given:
+            if "uncond" in self.args:
                 own["text_uncond"] = params.text_uncond
                 params.text_uncond = prompt_parser.reconstruct_cond_batch(clip["uncond"], step)
             host(params)
@@ -50,11 +50,11 @@ def without_networks(options: Options) -> tuple[str, list[Any]]:
     return text.strip(), [entry for entries in networks.values() for entry in entries]
 
 
-def own(p: Any, prompt: str, negative_prompt: str) -> Words | None:
-    """The words of an image model that has the loaded text encoder: those that are given."""
+def own(p: Any, prompt: str, negative_prompt: str) -> ImageConds | None:
+    """Those of an image model that has the loaded text encoder: of the prompts that are given."""
     names = {name for name, text in (("cond", prompt), ("uncond", negative_prompt)) if text}
     given = encoded(p, prompt, negative_prompt) if names else {}
-    return Words({name: given[name] for name in names}) if names else None
+    return ImageConds({name: given[name] for name in names}) if names else None
 
 
 def encoded(p: Any, prompt: str, negative_prompt: str) -> dict[str, Any]:

@@ -20,26 +20,25 @@ from modules import devices, sd_models, sd_unet
 
 from ...options import OptionError
 from ...weights import files
-from .. import log
+from .. import log, request
 from ..extensions import lora
 from . import checkpoints
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
 """How the names of a checkpoint file begin."""
-KEPT_IN = "iv_mixed_image_model"
-"""The attribute of a request with its image model."""
 
 
 def forget(p: Any) -> None:
     """Frees the memory of a request's image model: the host's objects hold on to each other, and p with them."""
-    kept = vars(p).pop(KEPT_IN, None)
-    if kept is not None:
-        for weights in (kept[2].unet, kept[2].text):
+    kept, model = request.of(p), request.of(p).image_model
+    kept.image_model = None
+    if model is not None:
+        for weights in (model.unet, model.text):
             weights.layers.clear()
             weights.states.clear()
 
 
-class ImageModel:
+class SwappedImageModel:
     """The weights of a checkpoint for the UNet and the text encoder of the loaded one.
 
     ``left_out``: motion modules in the UNet, which are not the checkpoint's. Raises OptionError where it is of another
@@ -49,8 +48,9 @@ class ImageModel:
     def __init__(self, sd_model: Any, info: Any, left_out: Iterable[nn.Module], networks: lora.Networks):
         self.networks = networks
         """The LoRAs that are in force while it is asked."""
-        self.beside = True
+        self.keep_on_gpu = True
         """Its weights stay where the video model's are; else each model's come there when it is asked."""
+        self.filename, self.host_unet = info.filename, sd_model.model.diffusion_model
         _check(sd_model, info)
         started = time.monotonic()
         unet, text = sd_model.model.diffusion_model, sd_model.cond_stage_model
@@ -61,38 +61,38 @@ class ImageModel:
                  f"in {time.monotonic() - started:.1f} s")
 
     @classmethod
-    def of_request(cls, p: Any, info: Any, left_out: Iterable[nn.Module], networks: lora.Networks) -> ImageModel:
+    def of_request(cls, p: Any, info: Any, left_out: Iterable[nn.Module], networks: lora.Networks) -> SwappedImageModel:
         """That of a request, which keeps it: both passes of hires fix, and all clips of a batch, have one."""
-        unet, kept = p.sd_model.model.diffusion_model, getattr(p, KEPT_IN, None)
-        if kept is None or kept[:2] != (info.filename, unet):
-            kept = info.filename, unet, cls(p.sd_model, info, left_out, networks)
-            setattr(p, KEPT_IN, kept)
-        kept[2].networks = networks
-        return kept[2]
+        kept, unet = request.of(p), p.sd_model.model.diffusion_model
+        model: SwappedImageModel | None = kept.image_model
+        if model is None or model.filename != info.filename or model.host_unet is not unet:
+            model = kept.image_model = cls(p.sd_model, info, left_out, networks)
+        model.networks = networks
+        return model
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
         """Within the block the host's text encoder is this model's."""
-        with lora.forced(self.networks), self.text.exchanged(beside=False):
+        with lora.forced(self.networks), self.text.exchanged(False):
             yield
 
     @contextmanager
-    def acting(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """Within the block the host's UNet is this model's."""
-        with lora.forced(self.networks), self.unet.exchanged(self.beside):
+        with lora.forced(self.networks), self.unet.exchanged(self.keep_on_gpu):
             yield
 
-    def make_room(self) -> bool:
-        """Leaves the device to the video model while this one is not asked; False where it did already."""
-        if not self.beside:
+    def free_vram(self) -> bool:
+        """Leaves the GPU to the video model while this one is not asked; False where it did already."""
+        if not self.keep_on_gpu:
             return False
-        self.beside = False
-        self.rest()
+        self.keep_on_gpu = False
+        self.offload()
         log.info("out of memory with two models: they take turns now, which takes longer")
         return True
 
-    def rest(self) -> None:
-        """Leaves the device."""
+    def offload(self) -> None:
+        """Brings the weights to the CPU."""
         self.unet.to("cpu")
         devices.torch_gc()
 

@@ -9,6 +9,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from ...measures import pixels
 from ...motion import MotionOptions
 from ...options import OptionError, Options
 from ...plan import Plan
-from .. import MOTION, NAME, SAMPLERS, hosts, preview
-from ..builtin import generation, output
+from .. import MOTION, NAME, SAMPLERS, hosts, preview, request
+from ..builtin import output
 from ..extensions import animatediff
 from . import settings
 
@@ -103,7 +104,7 @@ def _make_all(asked: dict[str, Wanted]) -> list[Made]:
                 # the host takes jobs for equally long: so many of this one's length there are, and were
                 shared.state.job_count = sum(works) / works[number]
                 shared.state.job_no = sum(works[:number]) / works[number]
-            made.append(hosts.in_its_thread(lambda title=title, wanted=wanted: _make(title, wanted)))
+            made.append(hosts.find().in_generation_thread(partial(_make, title, wanted)))
     finally:
         shared.total_tqdm.clear()
     return made
@@ -115,14 +116,14 @@ def _make(title: str, wanted: Wanted) -> Made:
         started = time.monotonic()
         result = processing.process_images(p)
         whole = time.monotonic() - started
-    if not p.iv_mixed_frames:
+    kept = request.of(p)
+    if not kept.frames:
         raise RuntimeError("IV-mixed: the host was stopped before it made a clip")
-    frames = np.stack(p.iv_mixed_frames[:wanted.motion.frames])
-    built_in = generation.of_request(p)
-    files = [Path(image) for image in result.images if isinstance(image, str)] if built_in is None else built_in.files
-    evaluations, planned, seconds = getattr(p, "iv_mixed_took", (None, None, whole))
+    frames = np.stack(kept.frames[:wanted.motion.frames])
+    files = [Path(image) for image in result.images if isinstance(image, str)] if kept.clip is None else kept.clip.files
+    evaluations, planned, seconds = kept.sampled or (None, None, whole)
     return Made(
-        title=title, file=output.to_play(files, frames, wanted.motion.fps), poster=Image.fromarray(frames[0]),
+        title=title, file=output.to_play(files, list(frames), wanted.motion.fps), poster=Image.fromarray(frames[0]),
         infotext=result.infotexts[result.index_of_first_image], comments=result.comments, seed=int(result.all_seeds[0]),
         evaluations=evaluations, planned=planned, seconds=seconds, measures=_measures(frames),
         interrupted=shared.state.interrupted or shared.state.skipped)
@@ -139,7 +140,7 @@ def _request(wanted: Wanted) -> Any:
     # only now: the host's newer versions have scripts for these, which set them as the tab txt2img shows them
     p.sampler_name, p.steps, p.seed = wanted.sampler, wanted.steps, wanted.seed
     p.scheduler = wanted.scheduler
-    p.iv_mixed_frames = []
+    request.of(p).frames = []
     return p
 
 

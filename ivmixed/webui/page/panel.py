@@ -16,10 +16,7 @@ from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
 from ...options import OPTIONS, Option, OptionError, Options
-from .. import NAME, SAMPLERS, log, presets
-
-GRID = "iv_mixed_grid"
-"""The attribute of a processing object with the options of its cell in an X/Y/Z plot, by name."""
+from .. import NAME, SAMPLERS, log, presets, request
 
 BASIC = tuple(option for option in OPTIONS if not option.follows and not option.advanced)
 ADVANCED = tuple(option for option in OPTIONS if not option.follows and option.advanced)
@@ -148,7 +145,7 @@ def options_of(p: Any) -> Options:
     From the API the script's first argument is an object by option name; from the panel all its values come. Where the
     script does not run (ADetailer's own pass, say) they are those of a closed panel.
     """
-    return replace(_given(p), **getattr(p, GRID, {}))
+    return replace(_given(p), **request.of(p).cell)
 
 
 def _given(p: Any) -> Options:

@@ -28,8 +28,8 @@ from ...options import Option, OptionError
 from ...untrusted import shown as bounded
 from .. import MOTION, NAME, hosts, log, preview, scratch
 from ..builtin import generation
+from ..errors import RefusedError
 from ..extensions import animatediff
-from ..sampler import RefusedError
 from . import clip_request, live, motion_panel
 from .clip_request import Made, Wanted
 from .motion_panel import Source
@@ -76,7 +76,7 @@ def build() -> list[tuple[gr.Blocks, str, str]]:
         settings.connect(toprow)
         results.connect([toprow.prompt, toprow.negative_prompt, toprow.ui_styles.dropdown, *settings.components],
                         settings.read, toprow)
-    return [(page, hosts.tab_title("txt2vid"), TAB)]
+    return [(page, hosts.find().tab_title("txt2vid"), TAB)]
 
 
 class _Settings:
@@ -98,12 +98,12 @@ class _Settings:
     def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> Wanted:
         """The values of the prompts and of ``components``. Raises OptionError."""
         own = dict(zip(self.host, values))
-        by, *values = values[len(own):]
+        by, *left = values[len(own):]
         split = len(self.motion)
         checked = {option.name: option.check(own[option.name]) for option in CHECKED}
         return Wanted(
             prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
-            motion=motion_panel.from_values(values[:split]), options=from_arguments(values[split:]),
+            motion=motion_panel.from_values(left[:split]), options=from_arguments(left[split:]),
             **{**own, **checked})
 
     def connect(self, toprow: Any) -> None:
@@ -157,7 +157,7 @@ ANIMATEDIFF = Source(_usable_by_animatediff, animatediff.folder)
 def _has_animatediff() -> bool:
     """The AnimateDiff extension is there and has an effect."""
     titles = {script.title() for script in scripts.scripts_txt2img.alwayson_scripts}
-    return hosts.animates() and animatediff.TITLE in titles
+    return hosts.find().animatediff_acts and animatediff.TITLE in titles
 
 
 class _Results:

@@ -12,9 +12,9 @@ from typing import Any
 from modules import scripts
 
 from ...options import OPTIONS, Option, OptionError, Options
-from .. import NAME, presets
+from .. import NAME, presets, request
 from ..image_model.checkpoints import chosen
-from .panel import GRID, checkpoints
+from .panel import checkpoints
 
 FILE = "xyz_grid.py"
 MARK = f"[{NAME}] "
@@ -80,5 +80,4 @@ def _axis_of_presets(axis: Callable[..., Any]) -> Any:
 
 
 def _set(p: Any, values: Mapping[str, Any]) -> None:
-    """Anew for every cell: the copies of ``p`` would share what is changed in place."""
-    setattr(p, GRID, {**getattr(p, GRID, {}), **values})
+    request.of(p).cell.update(values)

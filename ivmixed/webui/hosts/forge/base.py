@@ -1,236 +1,195 @@
-"""The sampler on the Forge family: what its hosts share.
+"""The Forge family: what its hosts share.
 
 Their denoiser reads ``forge_objects.unet.model_options`` anew on every call, so a model is asked by replacing that
 dictionary for the time of the call; nothing is loaded or cloned. The network finds its timestep in a table of its own,
 beside the sampler's: ``forge_objects.unet.model.model_sampling``. Read beside ``modules_forge/forge_sampler.py``
-(``forge_sample``) and ``ldm_patched/modules/samplers.py`` (``sampling_function``). `forge_previous`, `forge_main`
-and `forge_neo`, `reforge` and `classic` say what is other there.
+(``forge_sample``) and ``ldm_patched/modules/samplers.py`` (``sampling_function``). `previous`, `main` and `neo`,
+`reforge` and `classic` say what is other there.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from modules_forge import main_thread
 from torch import Tensor
 
-from modules import script_callbacks, sd_models
+from modules import sd_models
 from modules.timer import Timer
 
-from .... import NonFiniteError, OptionError, Options, Plan, Schedule, make_plan
-from ....features import DeepFeatures
+from .... import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan
+from ....features import DeepFeatures, deep_blocks
+from ....motion import Motion
 from ....patch import replaced
-from ...builtin import forge
-from ...extensions import forge_controlnet
-from ...image_model import beside, checkpoints, conds
-from ...image_model.beside import ImageModel, loras_of
-from ...image_model.conds import Words
+from ....predictions import Predictions
+from ... import request
+from ...builtin import forge as builtin
+from ...builtin.generation import Clip
+from ...errors import RefusedError
+from ...extensions import animatediff, forge_animatediff, forge_controlnet
+from ...image_model import checkpoints, conds, loaded
+from ...image_model.conds import ImageConds
+from ...image_model.loaded import LoadedImageModel
+from ...motion import ClipMotion
 from ...page.panel import options_of
-from ...sampler import RefusedError, Run, Sampler, refusing
-from .motion import Motion, motion_schedule, network_call, note_tables, on_table, put_back_tables
+from ...run import dropping
+from ...sampler import Sampler
+from .patcher import NetworkCall, network_call, on_table
 
-NetworkCall = Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]
-"""How the host calls the network, ``call(apply_model, info)``: its ``model_function_wrapper``."""
+T = TypeVar("T")
+
 MANY_STEPS = 1000
 """Enough that a plan without image evaluations has none with fewer steps either."""
 
 
-class ForgeRun(Run):
-    """The models are the same network with other options and another noise table."""
+class ForgeHost:
+    """What all of the family do; each host says what it does otherwise."""
 
+    animatediff_acts = False
+    puts_video_table = False
+    """Whether the host itself puts AnimateDiff's noise table in the place of the checkpoint's. Most note the wish for
+    it and do not read that."""
+    hires_cfg_wins = False
+    """Whether its denoiser takes the hires pass's own CFG scale instead of the one that it is called with."""
+    drops_uncond = True
+    """Whether its denoiser knows settings that leave the negative prompt out."""
+    early_cond_off = 0
+    """The setting ``skip_early_cond`` with which the negative prompt is never left out."""
     motion_is_idle = (
         "AnimateDiff's motion module is set up, but this WebUI's UNet never calls it: all frames would be stills. "
         "Switch AnimateDiff off and tick IV-mixed motion, which works here.")
     """Said where a host does not call motion."""
 
-    sampler: ForgeSampler
-    motion: Motion | forge.Motion | None
+    # its own ----------------------------------------------------------------------------------------------------------
 
-    def __init__(self, sampler: ForgeSampler, motion: Motion | forge.Motion | None):
-        super().__init__(sampler, motion)
-        if motion is not None:
-            self.image_sigmas = sampler.image_sigmas.to(sampler.network_table.sigmas.device)
-        self.remembered: dict[str, _Memory] = {}
-        """Of each model's latest evaluation, where the plan will need it again."""
-        self.features: dict[str, _Features] = {}
-        """What the deep layers of the UNet gave in it, where the plan will need that again."""
-
-    def schedules(self) -> tuple[Schedule, Schedule]:
-        video = self.sampler.network_table.sigmas
-        return Schedule.from_sigmas(video.tolist()), Schedule.from_sigmas(self.image_sigmas.tolist())
-
-    def words_of(self, options: Options) -> Words | None:
-        return self.sampler.image_words
-
-    def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
-        super().start(plan, host_callback)
-        if plan.reuses("features"):
-            network = self.sampler.unet.model
-            own = network if self.sampler.image_model is None else self.sampler.image_model.unet.model
-            self.features = {"video": _Features(network.diffusion_model), "image": _Features(own.diffusion_model)}
-
-    def settings(self) -> dict[str, Any]:
-        # where a host reads NGMS from the settings instead of the sampler's argument
-        return {**super().settings(), "s_min_uncond": 0} if self.needs_uncond() else {}
-
-    @contextmanager
-    def model_of_move(self) -> Iterator[None]:
-        if self.motion is None:
-            yield
-            return
-        unet, move = self.sampler.unet, self.move
-        options = {**unet.model_options}
-        watching = move.model == "video" and move.evaluates and not self.motion.seen
-        if move.model == "image":
-            options = self.motion.left_out(options)
-        elif watching:
-            options = self.motion.watched(options)
-        with ExitStack() as stack:
-            if move.model == "image":
-                self._ask_image_model(unet, stack)
-            if self.controlled not in ("both", move.model):
-                stack.enter_context(forge_controlnet.switched_off(unet))
-                options = forge_controlnet.left_out(options)
-            if self.features and move.evaluates:
-                options = self._with_features(options)
-            if self.reuses:
-                options["disable_cfg1_optimization"] = True  # uncond is asked too where guidance is 1 now
-            if self.plan.reuses("prediction"):
-                self._remember(options, stack)
-            stack.enter_context(replaced(unet, "model_options", options))
-            yield
-        if watching and not self.motion.seen:
-            raise RefusedError(self.motion_is_idle)
-
-    def _ask_image_model(self, unet: Any, stack: ExitStack) -> None:
-        image = self.sampler.image_model
-        if image is not None:
-            stack.enter_context(image.acting(unet))
-            stack.enter_context(self.motion.around(unet.model))
-        stack.enter_context(on_table(self.sampler.network_table, self.image_sigmas))
-
-    def _with_features(self, options: dict[str, Any]) -> dict[str, Any]:
-        move, features = self.move, self.features[self.move.model]
-        if not move.reuse:
-            return {**options, "model_function_wrapper": features.recorder(network_call(options))}
-        shallow = self.motion.outermost(options, features.last) if move.model == "video" else options
-        return {**shallow, "model_function_wrapper": features.replayer(network_call(shallow), network_call(options))}
-
-    def _remember(self, options: dict[str, Any], stack: ExitStack) -> None:
-        move = self.move
-        if not move.evaluates:
-            options["model_function_wrapper"] = self.remembered[move.model].answers()
-            stack.enter_context(forge_controlnet.switched_off(self.sampler.unet))  # the answer has it in
-        else:
-            memory = self.remembered[move.model] = _Memory()
-            options["model_function_wrapper"] = memory.recorder(network_call(options))
-
-
-class HiresRun(ForgeRun):
-    """Where the denoiser takes the hires pass's own CFG scale instead of the one that it is called with."""
-
-    def changes(self) -> Iterator[tuple[Any, str, Any]]:
-        yield from super().changes()
-        if self.move.guidance is not None and self.sampler.p.is_hr_pass:
-            yield self.sampler.p, "hr_cfg", self.move.guidance
-
-
-class ForgeSampler(Sampler):
-    """The sampler of a generation on the Forge family."""
-
-    image_sigmas: Tensor
-    """The noise levels of the checkpoint's own table, one a timestep; while a clip is sampled."""
-    image_words: Words | None = None
-    """The image model's own."""
-    image_model: ImageModel | None = None
-    """The image model, where it is not the loaded checkpoint."""
-    run_type = ForgeRun
-
-    @staticmethod
-    def table_of(unet: Any) -> torch.nn.Module:
+    def table_of(self, unet: Any) -> Any:
         """Where a network finds the timestep of a noise level: ``sigmas`` and ``log_sigmas``, one a timestep."""
         return unet.model.model_sampling
 
-    @classmethod
-    def registered(cls) -> None:
-        telling = ExitStack()
-        telling.enter_context(replaced(main_thread.Task, "work", _telling(main_thread.Task.work)))
-        script_callbacks.on_script_unloaded(telling.close)
+    def checkpoint_sigmas(self, unet: Any) -> Tensor:
+        """The noise levels of the checkpoint's own table, one a timestep, before the sampler puts in another."""
+        return self.table_of(unet).sigmas  # type: ignore[no-any-return]
 
-    @staticmethod
-    def load_checkpoint(info: Any) -> Any:
+    def step_table(self, sampler: Sampler, sigmas: Tensor) -> AbstractContextManager[None]:
+        """Within the block the host makes its steps on this table."""
+        return on_table(sampler.model_wrap, sigmas)
+
+    def load_checkpoint(self, info: Any) -> Any:
         """A checkpoint of the host's list, loaded as the host does it, and not chosen."""
+        from modules_forge import forge_loader
         timer = Timer()
         state = dict(sd_models.get_checkpoint_state_dict(info, timer))  # the host may keep it, and the loader takes out
-        forge_loader = import_module("modules_forge.forge_loader")
         return forge_loader.load_model_for_a1111(timer, info, state)
 
-    @staticmethod
-    def moved_models() -> list[Any]:
+    def moved_models(self) -> list[Any]:
         """The memory manager's list of what it has moved."""
-        return import_module("ldm_patched.modules.model_management").current_loaded_models  # type: ignore[no-any-return]
+        from ldm_patched.modules import model_management
+        return model_management.current_loaded_models  # type: ignore[no-any-return]
 
-    @classmethod
-    def finished(cls, p: Any) -> None:
-        beside.forget(p, cls.moved_models())
+    def ngms(self, sampler: Sampler) -> float:
+        """The noise level below which the host may leave the negative prompt out."""
+        return sampler.s_min_uncond  # type: ignore[no-any-return]
 
-    @classmethod
-    def failed(cls, p: Any) -> None:
-        put_back_tables(p)
-        super().failed(p)
+    # what is asked of every host --------------------------------------------------------------------------------------
 
-    @classmethod
-    def prepare(cls, p: Any) -> None:
-        note_tables(p, cls.table_of(p.sd_model.forge_objects.unet))
+    def installed(self) -> AbstractContextManager[None]:
+        return replaced(main_thread.Task, "work", _report_refusals(main_thread.Task.work))
 
-    def run_of_clip(self, frames: int) -> Run:
-        return self.run_type(self, self.motion_of_clip(self.p, frames))
+    def prepare(self, p: Any) -> None:
+        """Notes the noise tables: these hosts change them around ``p.sample``."""
+        table = self.table_of(p.sd_model.forge_objects.unet)
+        places = [(table, "sigmas"), (table, "log_sigmas"), (p.sd_model, "alphas_cumprod")]
+        request.of(p).noise_tables = [(*place, getattr(*place)) for place in places if hasattr(*place)]
 
-    def motion_of_clip(self, p: Any, frames: int) -> Motion | forge.Motion | None:
-        """The motion for a latent of ``frames`` frames; None where the UNet has none, or the latent is no clip."""
-        return forge.Motion.of_clip(p, frames) or Motion.of_clip(p, self.unet, frames)
+    def finished(self, p: Any) -> None:
+        loaded.forget(p, self.moved_models())
 
-    @property
-    def unet(self) -> Any:
-        """The host's patcher of the UNet as it is now: motion comes in after the sampler is made."""
-        return self.model_wrap_cfg.inner_model.inner_model.forge_objects.unet
-
-    @property
-    def network_table(self) -> torch.nn.Module:
-        return self.table_of(self.unet)
-
-    def sample(self, p: Any, x: Tensor, conditioning: Any, unconditional_conditioning: Any, **kwargs: Any) -> Tensor:
-        with self._tables(p, x.shape[0]):
-            return super().sample(p, x, conditioning, unconditional_conditioning, **kwargs)
-
-    def sample_img2img(self, p: Any, x: Tensor, noise: Tensor, conditioning: Any, unconditional_conditioning: Any,
-                       **kwargs: Any) -> Tensor:
-        with self._tables(p, x.shape[0]):
-            return super().sample_img2img(p, x, noise, conditioning, unconditional_conditioning, **kwargs)
+    def failed(self, p: Any) -> None:
+        for target, name, table in request.of(p).noise_tables:
+            setattr(target, name, table.to(getattr(target, name).device))  # on the device where it is now
+        self.finished(p)
 
     @contextmanager
-    def _tables(self, p: Any, frames: int) -> Iterator[None]:
-        """Within the block the noise tables are those of a latent of ``frames`` frames; after an error, the host's."""
+    def strategy(self, sampler: Sampler, p: Any, motion: ClipMotion | None) -> Iterator[ForgeStrategy]:
+        strategy = ForgeStrategy(self, sampler, p, motion)
         with ExitStack() as stack:
-            stack.enter_context(refusing())
-            stack.enter_context(self.put_back_after_errors(p))
-            motion = self.motion_of_clip(p, frames)
             if motion is not None:
-                self._tell_image_model(p, motion)
-                if isinstance(motion, forge.Motion):
-                    self.image_sigmas = motion.checkpoint_sigmas
-                else:
-                    stack.enter_context(self.video_table())
-                if self.image_model is not None:
-                    self.image_sigmas = self.table_of(self.image_model.unet).sigmas
-                    stack.enter_context(self.image_model.beside(self.unet))
-            yield
+                strategy.load_image_model()
+                if (video := motion.missing_sigmas) is not None:
+                    video = video.to(strategy.table.sigmas)
+                    stack.enter_context(on_table(strategy.table, video))
+                    stack.enter_context(self.step_table(sampler, video))
+                if strategy.image_model is not None:
+                    stack.enter_context(strategy.image_model.loaded_with(strategy.unet))
+            yield strategy
 
-    def _tell_image_model(self, p: Any, motion: Motion | forge.Motion) -> None:
-        """Loads the image model, where it is another, and encodes its words: before there is room for UNets alone."""
+    def attached(self, clip: Clip) -> AbstractContextManager[Motion]:
+        return builtin.attached(clip, self.table_of(builtin.unet_of(clip)))
+
+    def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
+        return builtin.ForgeBuiltinMotion(clip)
+
+    def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
+        unet = unet_of(sampler)
+        if not forge_animatediff.is_in(unet):
+            animatediff.refuse_stills(p)
+            return None
+        return None if frames < 2 else forge_animatediff.ForgeAnimateDiffMotion(
+            unet, self.checkpoint_sigmas(unet), self.puts_video_table, self.motion_is_idle)
+
+    def tab_title(self, name: str) -> str:
+        return name
+
+    def in_generation_thread(self, function: Callable[[], T]) -> T:
+        result: list[T] = []
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(function())
+            except BaseException as error:  # the host would only print it, or lose its thread
+                raised.append(error)
+
+        main_thread.run_and_wait_result(work)
+        if raised:
+            raise raised[0]
+        return result[0]
+
+
+def unet_of(sampler: Sampler) -> Any:
+    """The host's patcher of the UNet for a sampling: motion comes in after the sampler is made."""
+    return sampler.model_wrap_cfg.inner_model.inner_model.forge_objects.unet
+
+
+class ForgeStrategy:
+    """The models are the same network with other options and another noise table."""
+
+    plan: Plan
+    both_at_once = False
+    controlled = "both"
+    """The model that ControlNet acts on."""
+
+    def __init__(self, host: ForgeHost, sampler: Sampler, p: Any, motion: ClipMotion | None):
+        self.host, self.sampler, self.p, self.motion = host, sampler, p, motion
+        self.unet = unet_of(sampler)
+        self.table = host.table_of(self.unet)
+        """Where the network finds its timestep."""
+        self.image_conds: ImageConds | None = None
+        self.image_model: LoadedImageModel | None = None
+        """The image model, where it is not the loaded checkpoint."""
+        if motion is not None:
+            self.image_sigmas = motion.checkpoint_sigmas()
+        self.predictions: dict[str, Predictions] = {}
+        """Of each model's latest evaluation, where the plan will need them again."""
+        self.features: dict[str, _Features] = {}
+        """What the deep layers of the UNet gave in it, where the plan will need that again."""
+
+    def load_image_model(self) -> None:
+        """Loads the image model, where it is another, and encodes its prompts: before there is room for UNets alone."""
+        p, motion = self.p, self.motion
+        assert motion is not None
         try:
             options = options_of(p)
             prompt, loras = conds.without_networks(options)
@@ -239,32 +198,147 @@ class ForgeSampler(Sampler):
             return  # refused later, before the first evaluation
         negative = options.image_negative_prompt
         if checkpoint is None and not loras:
-            self.image_words = conds.own(p, prompt, negative)
+            self.image_conds = conds.own(p, prompt, negative)
         elif make_plan(options, range(MANY_STEPS, -1, -1)).count("image"):
             info = checkpoint or p.sd_model.sd_checkpoint_info
-            image = self.image_model = ImageModel.of_request(p, info, self.load_checkpoint)
+            image = self.image_model = LoadedImageModel.of_request(p, info, self.host.load_checkpoint)
             with image.chosen(p):
-                image.patch(options, loras_of(p), loras)
-                given = conds.encoded(p, prompt, negative)
-            self.image_words = Words(given, None if prompt else motion.travelled)
+                image.patch(options, loaded.loras_of(p), loras)
+                args = conds.encoded(p, prompt, negative)
+            self.image_conds = ImageConds(args, None if prompt else motion.blended)
+            self.image_sigmas = self.host.table_of(image.unet).sigmas
+
+    def schedules(self) -> tuple[Schedule, Schedule]:
+        return Schedule.from_sigmas(self.table.sigmas.tolist()), Schedule.from_sigmas(self.image_sigmas.tolist())
+
+    def check(self, options: Options) -> None:
+        """Nothing more than on any host."""
+
+    def begin(self, options: Options, plan: Plan) -> None:
+        self.plan, self.controlled = plan, options.controlnet
+        if plan.reuses("features"):
+            image = self.unet if self.image_model is None else self.image_model.unet
+            self.features = {"video": _Features(self.unet.model.diffusion_model),
+                             "image": _Features(image.model.diffusion_model)}
+
+    def settings(self, move: Move, needs_uncond: bool) -> dict[str, Any]:
+        # some hosts read NGMS from the settings instead of the sampler's argument
+        return {"s_min_uncond": 0, "skip_early_cond": self.host.early_cond_off} if needs_uncond else {}
+
+    def dropping(self) -> list[str]:
+        return dropping(self.host.ngms(self.sampler)) if self.host.drops_uncond else []
+
+    def free_vram(self) -> bool:
+        return False  # the host's memory manager sees to it
 
     @contextmanager
-    def video_table(self) -> Iterator[None]:
-        """Within the block the network and the host's schedule of steps are on the motion module's noise table.
-
-        Most of these hosts note AnimateDiff's wish for another table and do not read it.
-        """
-        self.image_sigmas = own = self.network_table.sigmas
-        video = torch.tensor(motion_schedule().sigmas, dtype=own.dtype, device=own.device)
-        with on_table(self.network_table, video), self.step_table(video):
+    def model_of(self, move: Move) -> Iterator[None]:
+        motion, unet = self.motion, self.unet
+        if motion is None:
+            yield
+            return
+        with ExitStack() as stack:
+            if move.guidance is not None and self.p.is_hr_pass and self.host.hires_cfg_wins:
+                stack.enter_context(replaced(self.p, "hr_cfg", move.guidance))
+            if move.model == "image":
+                stack.enter_context(motion.left_out())
+                self._swap_in_image_model(motion, stack)
+            elif move.evaluates:
+                stack.enter_context(motion.watched())
+            options = {**unet.model_options}
+            if self.controlled not in ("both", move.model):
+                stack.enter_context(forge_controlnet.switched_off(unet))
+                options = forge_controlnet.left_out(options)
+            if self.features and move.evaluates:
+                options["model_function_wrapper"] = self._with_features(move, network_call(options))
+            if self.plan.reuses("prediction") or self.plan.reuses("features"):
+                options["disable_cfg1_optimization"] = True  # uncond is asked too where guidance is 1 now
+            if not move.evaluates:
+                options["model_function_wrapper"] = _recall(self.predictions[move.model])
+                stack.enter_context(forge_controlnet.switched_off(unet))  # the prediction has it in
+            elif self.plan.reuses("prediction"):
+                kept = self.predictions[move.model] = Predictions()
+                options["model_function_wrapper"] = _keep(kept, network_call(options))
+            stack.enter_context(replaced(unet, "model_options", options))
             yield
 
-    def step_table(self, sigmas: Tensor) -> AbstractContextManager[None]:
-        """Within the block the host makes its steps on this table."""
-        return on_table(self.model_wrap, sigmas)
+    def _swap_in_image_model(self, motion: ClipMotion, stack: ExitStack) -> None:
+        if self.image_model is not None:
+            stack.enter_context(self.image_model.swapped_in(self.unet))
+            stack.enter_context(motion.around(self.unet.model))
+        stack.enter_context(on_table(self.table, self.image_sigmas.to(self.table.sigmas.device)))
+
+    def _with_features(self, move: Move, ask: NetworkCall) -> NetworkCall:
+        features = self.features[move.model]
+        if not move.reuse:
+            return features.recorder(ask)
+        return features.replayer(ask, self.motion if move.model == "video" else None)
 
 
-def _telling(work: Callable[[Any], None]) -> Callable[[Any], None]:
+def _keep(predictions: Predictions, ask: NetworkCall) -> NetworkCall:
+    """``ask``, whose answers are kept."""
+    def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+        out, marks = ask(apply_model, info), info["cond_or_uncond"]
+        for mark, rows in zip(marks, out.chunk(len(marks))):
+            predictions.keep(mark, rows)
+        return out
+    return call
+
+
+def _recall(predictions: Predictions) -> NetworkCall:
+    """What was kept, for one evaluation."""
+    take = predictions.again()
+
+    def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+        marks = info["cond_or_uncond"]
+        return torch.cat([take(mark, len(info["input"]) // len(marks)) for mark in marks])
+    return call
+
+
+class _Features:
+    """Deep features of a network, call by call, as the host may batch cond and uncond otherwise the next time."""
+
+    def __init__(self, network: Any):
+        self.layers = [layer for block in deep_blocks(network) for layer in block]
+        """Some hosts call a block's layers and not the block."""
+        self.last = len(network.output_blocks) - 1
+        """The number of the last output block."""
+        self.calls: list[tuple[list[int], DeepFeatures]] = []
+        """Of the latest evaluation: the host's marks for cond (0) and uncond (1), and what was kept."""
+
+    def recorder(self, ask: NetworkCall) -> NetworkCall:
+        """In the place of ``ask``, the host's way to call the network."""
+        self.calls = []
+
+        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+            features = DeepFeatures(self.layers)
+            self.calls.append((list(info["cond_or_uncond"]), features))
+            with features.recorded():
+                return ask(apply_model, info)
+        return call
+
+    def replayer(self, ask: NetworkCall, motion: ClipMotion | None) -> NetworkCall:
+        """The same with the features that were kept; where they are not of these rows the network runs whole.
+
+        ``motion``: what acts behind the layers of the network.
+        """
+        left = iter(self.calls)
+
+        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
+            marks, features = next(left, ([], None))
+            if features is None or marks != list(info["cond_or_uncond"]):
+                return ask(apply_model, info)
+            c = dict(info["c"])
+            if c.get("control") is not None:
+                c["control"] = forge_controlnet.outermost(c["control"])
+            if motion is not None:
+                c["transformer_options"] = motion.outermost(c["transformer_options"], self.last)
+            with features.replayed():
+                return ask(apply_model, {**info, "c": c})
+        return call
+
+
+def _report_refusals(work: Callable[[Any], None]) -> Callable[[Any], None]:
     """``main_thread.Task.work``, after which the page learns why the sampler stopped.
 
     Three of the hosts print what a generation of the page raises, and the page complains of an answer that is no list.
@@ -285,64 +359,3 @@ class _Raising:
 
     def __iter__(self) -> Iterator[Any]:
         raise self.error
-
-
-class _Memory:
-    """What the network gave for cond and uncond, to be given again, however the host batches them."""
-
-    def __init__(self) -> None:
-        self.rows: dict[int, list[Tensor]] = {}
-        """By the host's mark for cond (0) and uncond (1): the answers in the order of its calls."""
-
-    def recorder(self, ask: NetworkCall) -> NetworkCall:
-        """In the place of ``ask``, the host's way to call the network."""
-        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
-            out = ask(apply_model, info)
-            for mark, rows in zip(info["cond_or_uncond"], out.chunk(len(info["cond_or_uncond"]))):
-                self.rows.setdefault(mark, []).append(rows.clone())
-            return out
-        return call
-
-    def answers(self) -> NetworkCall:
-        """The same, from memory."""
-        left = {mark: iter(rows) for mark, rows in self.rows.items()}
-        return lambda apply_model, info: torch.cat([next(left[mark]) for mark in info["cond_or_uncond"]])
-
-
-class _Features:
-    """Deep features of a network, call by call, as the host may batch cond and uncond otherwise the next time."""
-
-    def __init__(self, network: Any):
-        inner = (*network.input_blocks[1:], network.middle_block, *network.output_blocks[:-1])
-        self.layers = [layer for block in inner for layer in block]
-        """Without the first and the last block. Some hosts call a block's layers and not the block."""
-        self.last = len(network.output_blocks) - 1
-        """The number of the last output block."""
-        self.calls: list[tuple[list[int], DeepFeatures]] = []
-        """Of the latest evaluation: the host's marks for cond (0) and uncond (1), and what was kept."""
-
-    def recorder(self, ask: NetworkCall) -> NetworkCall:
-        """In the place of ``ask``, the host's way to call the network."""
-        self.calls = []
-
-        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
-            features = DeepFeatures(self.layers)
-            self.calls.append((list(info["cond_or_uncond"]), features))
-            with features.recorded():
-                return ask(apply_model, info)
-        return call
-
-    def replayer(self, ask: NetworkCall, ask_whole: NetworkCall) -> NetworkCall:
-        """The same with the features that were kept; where they are not of these rows the network runs whole."""
-        left = iter(self.calls)
-
-        def call(apply_model: Callable[..., Tensor], info: dict[str, Any]) -> Tensor:
-            marks, features = next(left, ([], None))
-            if features is None or marks != list(info["cond_or_uncond"]):
-                return ask_whole(apply_model, info)
-            c = info["c"]
-            if c.get("control") is not None:
-                c = {**c, "control": forge_controlnet.outermost(c["control"])}
-            with features.replayed():
-                return ask(apply_model, {**info, "c": c})
-        return call

@@ -1,4 +1,4 @@
-"""The sampler on Forge Neo, the branch that goes on from Forge main.
+"""Forge Neo, the branch that goes on from Forge main.
 
 Read beside ``backend/loader.py`` and ``backend/args.py`` (``dynamic_args``) of version 2.26. What is not here is as on
 Forge main: the denoiser, the network's noise table (``Prediction``), the memory manager's list.
@@ -12,17 +12,19 @@ from typing import Any
 from backend.args import dynamic_args
 
 from ....patch import replaced
-from . import main
+from .main import ForgeMain
 
 
-class IVMixedSampler(main.IVMixedSampler):
-    """The sampler of a generation on this host."""
+class ForgeNeo(ForgeMain):
+    """Forge Neo."""
 
-    @staticmethod
-    def load_checkpoint(info: Any) -> Any:
+    def load_checkpoint(self, info: Any) -> Any:
         with ExitStack() as stack:
             # the loader notes there what a checkpoint is, for all that the host does with the one that is chosen
             for name, noted in list(vars(dynamic_args).items()):
                 if not name.startswith("_") and not isinstance(noted, (classmethod, staticmethod)):
                     stack.enter_context(replaced(dynamic_args, name, copy(noted)))
-            return main.IVMixedSampler.load_checkpoint(info)
+            return super().load_checkpoint(info)
+
+    def tab_title(self, name: str) -> str:
+        return name

@@ -1,29 +1,24 @@
-"""The sampler on Forge at 29be1da7, "previous": the last version that sd-forge-animatediff was made for.
+"""Forge at 29be1da7, "previous": the last version that sd-forge-animatediff was made for.
 
-This host puts AnimateDiff's noise table in itself, around ``p.sample`` in ``modules/processing.py``. Its denoiser knows
-no settings that leave the negative prompt out.
+This host puts AnimateDiff's noise table in itself, around ``p.sample`` in ``modules/processing.py``.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from .base import ForgeRun, ForgeSampler
+from torch import Tensor
 
-
-class _Run(ForgeRun):
-    def dropping(self) -> list[str]:
-        return []
+from .base import ForgeHost
 
 
-class IVMixedSampler(ForgeSampler):
-    """The sampler of a generation on this host."""
+class ForgePrevious(ForgeHost):
+    """Forge at 29be1da7."""
 
-    run_type = _Run
+    animatediff_acts = True
+    puts_video_table = True
+    drops_uncond = False
 
-    @contextmanager
-    def video_table(self) -> Iterator[None]:
+    def checkpoint_sigmas(self, unet: Any) -> Tensor:
         # the host keeps the checkpoint's own in a local variable: made again as it was at loading
-        model = self.unet.model
-        self.image_sigmas = type(model.model_sampling)(model.model_config).sigmas
-        yield
+        model = unet.model
+        return type(model.model_sampling)(model.model_config).sigmas  # type: ignore[no-any-return]

@@ -7,35 +7,32 @@ the network under it is another while the image model is asked.
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
-from modules import extra_networks, processing, sd_models
+from modules import processing, sd_models
 
-from ...options import OptionError, Options
+from ...options import Options
 from ...patch import replaced
 from ...weights import files
-from .. import log
+from .. import log, request
+from ..extensions import lora
 from . import checkpoints
-
-KEPT_IN = "iv_mixed_image_model"
-"""The attribute of a request with its image model."""
 
 
 def forget(p: Any, loaded: list[Any]) -> None:
     """Frees the memory of a request's image model; ``loaded`` is the memory manager's list of what it has moved."""
-    kept = vars(p).pop(KEPT_IN, None)
-    if kept is not None:
-        loaded[:] = [entry for entry in loaded if not kept.holds(entry.model)]
-        del kept.sd_model, kept._own  # the sampler has it still
+    kept, model = request.of(p), request.of(p).image_model
+    kept.image_model = None
+    if model is not None:
+        loaded[:] = [entry for entry in loaded if not model.holds(entry.model)]
+        del model.sd_model, model._own  # others may have it still
         gc.collect()  # the parts of a checkpoint go round in circles
 
 
-class ImageModel:
+class LoadedImageModel:
     """A checkpoint beside the loaded one; its LoRAs come with `patch`.
 
     ``info`` is the host's entry of its list, ``load`` the host's way from such an entry to a model. Raises OptionError
@@ -57,13 +54,13 @@ class ImageModel:
         log.info(f"image model: {info.name}, beside the video model, loaded in {time.monotonic() - started:.1f} s")
 
     @classmethod
-    def of_request(cls, p: Any, info: Any, load: Callable[[Any], Any]) -> ImageModel:
+    def of_request(cls, p: Any, info: Any, load: Callable[[Any], Any]) -> LoadedImageModel:
         """That of a request, which keeps it: both passes of hires fix, and all clips of a batch, have one."""
-        kept = getattr(p, KEPT_IN, None)
-        if kept is None or kept.filename != info.filename:
-            kept = cls(info, load)
-            setattr(p, KEPT_IN, kept)
-        return kept
+        kept = request.of(p)
+        model: LoadedImageModel | None = kept.image_model
+        if model is None or model.filename != info.filename:
+            model = kept.image_model = cls(info, load)
+        return model
 
     @property
     def unet(self) -> Any:
@@ -86,54 +83,43 @@ class ImageModel:
 
         To be called where it is `chosen`. Raises OptionError.
         """
-        extension = extra_networks.extra_network_registry.get("lora")
-        networks: Any = sys.modules.get("networks")
-        if extension is None or networks is None:
-            if asked:
-                raise OptionError("image_prompt", options.image_prompt, "no <lora:...>: the WebUI's Lora extension is "
-                                  "off")
+        if not asked and lora.extension() is None:
             return
-        request = SimpleNamespace(all_prompts=[], extra_generation_params={}, is_hr_pass=False)  # what it notes on one
+        networks = lora.required(options)
         before = networks.loaded_networks[:]
-
-        def activate(entries: list[Any]) -> None:
-            extension.activate(request, list(entries))
-
         try:
             for entry in asked:
-                _there(networks, options, entry)
-                activate([entry])
+                _require_lora(networks, options, entry)
+                lora.activate([entry])
                 parts, original = self.sd_model.forge_objects, self.sd_model.forge_objects_original
                 if parts.unet is original.unet and parts.clip is original.clip:
-                    raise OptionError("image_prompt", options.image_prompt, "LoRAs made for the checkpoint",
-                                      f"names a LoRA that fits nothing in the checkpoint, {entry.positional[0]}")
+                    raise lora.unfit(options, entry.positional[0])
             names = {entry.positional[0] for entry in asked}
-            activate([entry for entry in clips if entry.positional[0] not in names] + asked)
+            lora.activate([entry for entry in clips if entry.positional[0] not in names] + asked)
         finally:
             networks.loaded_networks[:] = before
 
     @contextmanager
-    def acting(self, unet: Any) -> Iterator[None]:
+    def swapped_in(self, unet: Any) -> Iterator[None]:
         """Within the block the network under the clip's patcher ``unet`` is this model's."""
         with replaced(unet, "model", self.unet.model):
             yield
 
     @contextmanager
-    def beside(self, unet: Any) -> Iterator[None]:
-        """Within the block the host's memory manager brings it where ``unet`` is brought."""
+    def loaded_with(self, unet: Any) -> Iterator[None]:
+        """Within the block the host's memory manager brings it to the GPU where it brings ``unet``."""
         also = [*unet.extra_model_patchers_during_sampling, self.unet]
         with replaced(unet, "extra_model_patchers_during_sampling", also):
             yield
 
 
-def _there(networks: Any, options: Options, entry: Any) -> None:
+def _require_lora(networks: Any, options: Options, entry: Any) -> None:
     """Raises OptionError for a LoRA that is not there."""
     name = entry.positional[0]
     if name not in networks.available_network_aliases:
         networks.list_available_networks()  # it may have come since
     if name not in networks.available_network_aliases:
-        raise OptionError("image_prompt", options.image_prompt, "names of LoRAs that are there",
-                          f"names a LoRA that is not there, {name}")
+        raise lora.missing(options, name)
 
 
 def loras_of(p: Any) -> list[Any]:

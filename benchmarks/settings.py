@@ -50,20 +50,18 @@ def _settings() -> Iterator[Setting]:
     for share in (50, 40, 30, 20, 15, 10):
         yield Setting(f"last {share} %", "where", late(100 - share))
     yield Setting("last 40 %, every 2nd step", "where", late(60, active_percent=50))
-    yield Setting("reuse", "reuse", Options(back_moves="reuse"))
+    yield Setting("reuse", "reuse", Options(reuse_percent=50))
     for share in (50, 40, 30, 25, 20, 10):
-        yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, back_moves="reuse"))
-    yield Setting("fresh 25 %, reuse", "reuse", Options(fresh_percent=25, back_moves="reuse"))
+        yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, reuse_percent=50))
+    yield Setting("fresh 25 %, reuse", "reuse", Options(reuse_percent=87.5))
     for share in (50, 30):
-        yield Setting(f"fresh 50 %, last {share} %", "reuse", late(100 - share, fresh_percent=50))
-        yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse",
-                      late(100 - share, fresh_percent=50, back_moves="reuse"))
-    yield Setting("deep features", "reuse", Options(back_moves="reuse", reused="features"))
+        yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse", late(100 - share, reuse_percent=75))
+    yield Setting("deep features", "reuse", Options(reuse_percent=50, reused="features"))
     for share in (30, 20):
         yield Setting(f"deep features, last {share} %", "reuse",
-                      late(100 - share, back_moves="reuse", reused="features"))
+                      late(100 - share, reuse_percent=50, reused="features"))
     yield Setting("deep features, fresh 33 %, last 40 %", "reuse",
-                  late(60, fresh_percent=33.3, back_moves="reuse", reused="features"))
+                  late(60, reuse_percent=83.35, reused="features"))
     for share in (10, 15, 20, 25, 30, 40):
         yield Setting(f"finish {share} %", "finish", Options(interval=(0, 0), finish_percent=share))
     for count, share in (("8th", 12.5), ("4th", 25)):

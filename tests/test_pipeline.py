@@ -294,7 +294,7 @@ def test_released_options_become_the_released_plan():
 
 
 @pytest.mark.parametrize("options", [
-    {"back_moves": "reuse"}, {"fresh_percent": 50}, {"back_moves": "reuse", "gamma_go": 1, "gamma_back": 1},
+    {"reuse_percent": 50}, {"reuse_percent": 75}, {"reuse_percent": 50, "gamma_go": 1, "gamma_back": 1},
 ])
 def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     """The clip is the one that asking the networks anew about the same latents makes; with gamma 1, where a go move
@@ -317,7 +317,7 @@ def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     assert len(calls) == len(clip.plan.moves) > clip.plan.evaluations
 
 
-FEATURES = Options(back_moves="reuse", reused="features", fresh_percent=70)
+FEATURES = Options(reuse_percent=65, reused="features")
 
 
 @pytest.mark.parametrize("make, chunk", [

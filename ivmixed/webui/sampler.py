@@ -19,7 +19,7 @@ from torch import Tensor
 from modules import sd_samplers, sd_samplers_cfg_denoiser, sd_samplers_common, shared
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
-from .. import Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from .. import ConflictError, Move, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
 from ..motion import MotionError, TravelError
 from ..patch import Overlay, replaced
 from . import NAME, SAMPLERS, log, timing
@@ -267,14 +267,16 @@ class Run:
     def check(self, options: Options, frames: int) -> None:
         """Raises OptionError for what a clip of ``frames`` frames cannot have, here or on this host."""
         if options.image_size is not None and self.sampler.model_wrap_cfg.mask is not None:
-            raise OptionError("image_size", options.image_size, "nothing in inpainting: the mask has the clip's size")
+            raise ConflictError("image_size", options.image_size, "inpainting", because="the mask has the clip's size",
+                                remedy="leave it empty")
         checkpoints.chosen(options)
         conds.without_networks(options)
-        # context windows lie elsewhere in every step
-        if frames > self.motion.context and options.reused == "features" and options.fresh_percent < 100:
-            raise OptionError(
-                "fresh_percent", options.fresh_percent, "100 with reused 'features' and more frames than the "
-                "context: motion's windows lie elsewhere in every step, so a step's features serve that step alone")
+        if frames > self.motion.context and options.reused == "features" and options.reuse_percent > 50:
+            raise ConflictError(
+                "reuse_percent", options.reuse_percent, "reused", options.reused,
+                because=f"the clip is longer than the context of {self.motion.context} frames, whose windows lie "
+                        "elsewhere in every step, so that a step's features serve that step alone",
+                remedy="take 50 or less, or reuse predictions")
         self.controlled = options.controlnet
 
     def words_of(self, options: Options) -> Words | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules import shared
 
-from ... import OptionError, Options, Plan, Schedule
+from ... import ConflictError, Options, Plan, Schedule
 from ...features import DeepFeatures
 from ...patch import replaced
 from ...untrusted import shown
@@ -94,8 +94,8 @@ class _Run(Run):
     def check(self, options: Options, frames: int) -> None:
         super().check(options, frames)
         if options.image_size is not None and controlnet.controls(self.sampler.p.scripts):
-            raise OptionError("image_size", options.image_size, "nothing with ControlNet, whose images have the clip's "
-                              "size")
+            raise ConflictError("image_size", options.image_size, "ControlNet",
+                                because="its images have the clip's size", remedy="leave it empty")
 
     def start(self, plan: Plan, host_callback: Callable[[dict[str, Any]], None]) -> None:
         super().start(plan, host_callback)

@@ -866,7 +866,7 @@ def test_without_an_extra_loop_the_order_is_the_solvers(solver, expected):
 def limit_of_the_extra_loop(x, options, models, cfg, steps=200):
     """The flow that a run approaches with many steps: to first order the extra loop adds (gamma go + gamma back) times
     the guidance of both models to the direction of the ordinary step. Runge-Kutta in log sigma."""
-    strength = options.gamma_go[0] + options.gamma_back[0]
+    strength = options.gamma_go + options.gamma_back
 
     def slope(x, time):
         sigma = math.exp(time)

@@ -1,5 +1,5 @@
-# make demo       clips of the small model that comes along, with and without IV-mixed (no WebUI, no download of models)
-# make test       everything that needs no WebUI
+# make demo       clips of the bundled model, with and without IV-mixed (no WebUI, no download of models)
+# make test       everything that needs no WebUI: lint, test-code and test-page
 # make test-thorough  every fault at every place of every host's double: an hour or two
 # make test-live  the claims against a running WebUI, named by WEBUI_URL
 # make lint       ruff and mypy alone
@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-thorough test-live lint clean
+.PHONY: help demo test test-code test-page test-thorough test-live lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -18,8 +18,12 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/ivmixed demo
 
-test: lint
+test: lint test-code test-page
+
+test-code: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/browser
+
+test-page: $(READY)
 	$(BIN)/python -m pytest tests/browser
 
 test-thorough: $(READY)

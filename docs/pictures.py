@@ -1,4 +1,7 @@
-"""Makes the strips of docs/guide.md with the model in the box: ``.venv/bin/python docs/pictures.py [STRIP ...]``."""
+"""Makes the strips of README.md and docs/guide.md: ``.venv/bin/python docs/pictures.py [STRIP ...]``.
+
+The clips are the bundled model's.
+"""
 from __future__ import annotations
 
 import sys
@@ -11,6 +14,7 @@ from tqdm.auto import tqdm
 from ivmixed import Options
 from ivmixed.clips import media
 from ivmixed.measures import pixels
+from ivmixed.presets import PRESETS
 from ivmixed.standalone import txt2vid
 from ivmixed.standalone.pipeline import Clip
 from ivmixed.standalone.settings import Settings
@@ -21,6 +25,7 @@ LATE = (60, 100)
 """The interval that suits this model."""
 
 STRIPS = {
+    "presets": {name: PRESETS[name].options for name in ("plain", "balanced", "fast", "paper")},
     "gamma": {"plain": Options(interval=(0, 0)), **{
         f"gamma {gamma}": Options(gamma_go=gamma, gamma_back=gamma, interval=LATE) for gamma in (0, 2, 4, 8)}},
     "z": {f"z {percent}%": Options(z_percent=percent, interval=LATE) for percent in (0, 50, 100)},

@@ -3,6 +3,7 @@
 ``pytest --hypothesis-profile thorough`` searches the property tests longer, and anew each time.
 """
 import os
+from importlib.util import find_spec
 
 from hypothesis import settings
 
@@ -13,3 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("everyday", deadline=None, max_examples=100, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("everyday")
+
+# the doubles of the WebUIs draw their page with gradio 3, which is not there on Python 3.13
+collect_ignore_glob = [] if find_spec("gradio") else ["test_webui_*.py"]

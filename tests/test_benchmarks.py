@@ -354,7 +354,7 @@ def test_a_plot_shows_every_setting(tmp_path):
         assert picture.size[0] > 800 and picture.size[1] > 600
 
 
-# --- the model in the box
+# --- the bundled model
 
 @pytest.mark.parametrize("name", ["reuse, last 50 %", "deep features, fresh 33 %, last 40 %"])
 def test_a_batch_makes_the_clips_that_the_pipeline_makes(name):

@@ -1,40 +1,15 @@
-"""The README says what the code does: its option table against the declarations, its Python example run."""
+"""The documents say what the code does: tables of options as declared, examples run, links that lead somewhere."""
 import io
-import json
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import pytest
-
-from ivmixed import OPTIONS
-from ivmixed.motion.options import MOTION_OPTIONS
-
 from . import options_table
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-@pytest.mark.parametrize("heading, options", [
-    ("Options", OPTIONS), ("Built-in motion", tuple(MOTION_OPTIONS.values()))])
-def test_the_table_of_options_is_the_declaration(heading, options):
-    section = re.search(rf"^## {heading}\n(.*?)^## ", README, re.MULTILINE | re.DOTALL).group(1)
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| `([^`]+)` \|$", section, re.MULTILINE)
-    assert [name for name, *_ in rows] == [option.name for option in options]
-    for option, (_, default, allowed, text, key) in zip(options, rows, strict=True):
-        assert key == option.label
-        assert text == option.help
-        if option.follows:
-            assert default == f"none: as `{option.follows}`" and allowed == f"as `{option.follows}`"
-            continue
-        value = "" if default == "none" else json.loads(default.strip("`"))
-        assert (tuple(value) if isinstance(value, list) else value) == option.default
-        if option.spelled:
-            assert allowed == option.spelled
-        elif option.choices:
-            assert re.findall(r'`"([^"]+)"`', allowed) == list(option.choices)
-        else:
-            assert f"{option.minimum:g} to {option.maximum:g}" in allowed
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob(".github/**/*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("training/*.md"),
+         *ROOT.glob("tests/vectors/**/*.md")]
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def test_the_page_of_all_options_is_the_declaration():
@@ -45,8 +20,51 @@ def test_the_page_of_all_options_is_the_declaration():
 
 
 def test_the_python_example_prints_what_it_says():
-    code, printed = re.search(
-        r"## Python API.*?```python\n(.*?)```.*?```\n(.*?)```", README, re.DOTALL).groups()
+    text = (ROOT / "docs/python.md").read_text()
+    code, printed = re.search(r"## The sampler.*?```python\n(.*?)```.*?```\n(.*?)```", text, re.DOTALL).groups()
     with redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "docs/python.md", "exec"), {})
     assert out.getvalue() == printed
+
+
+def test_the_readme_is_short_and_names_the_commands():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert re.search("^make demo", text, re.MULTILINE) and re.search("^make test", text, re.MULTILINE)
+
+
+def test_every_relative_link_leads_somewhere():
+    broken = [f"{page.relative_to(ROOT)}: {link}" for page in PAGES for link in links(page.read_text())
+              if not leads_somewhere(page, link)]
+    assert not broken
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text()
+    assert all(f"({page.name})" in index for page in ROOT.glob("docs/*.md") if page.name != "README.md")
+
+
+def test_no_address_is_a_placeholder():
+    placeholder = re.compile(r"<[^<>\n]*\b(?:URL|address)\b[^<>\n]*>|\bexample\.(?:com|org)\b|"
+                             r"github\.com/(?:owner|user|your)\b|\byour-(?:name|org|user)\b", re.IGNORECASE)
+    found = {str(page.relative_to(ROOT)): placeholder.findall(page.read_text()) for page in PAGES}
+    assert not any(found.values()), found
+
+
+def links(text):
+    """The relative links of a page."""
+    text = FENCED.sub("", text)
+    found = re.findall(r"\]\(([^()\s]+)\)", text) + re.findall(r'\b(?:src|srcset|href)="([^"]+)"', text)
+    return [link for link in found if not re.match(r"\w+:", link)]
+
+
+def leads_somewhere(page, link):
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path if path else page).resolve()
+    return target.is_relative_to(ROOT) and target.exists() and (not anchor or anchor in anchors(target.read_text()))
+
+
+def anchors(text):
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The training of the model in the box, cut to a few steps: seeded, logged, resumable, and its export loads."""
+"""The training of the bundled model, cut to a few steps: seeded, logged, resumable, and its export loads."""
 from __future__ import annotations
 
 import json

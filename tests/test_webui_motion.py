@@ -384,6 +384,20 @@ def test_a_clip_outlives_a_writer_that_fails(host, tmp_path, monkeypatch, error)
     assert host.output.PROBLEM not in p.extra_generation_params
 
 
+@pytest.mark.parametrize("formats, shown", [(["PNG"], [".png"] * 4), (["MP4"], [".gif"]), (["MP4", "PNG"], [".gif"])])
+def test_a_page_shows_clips_from_files(host, tmp_path, formats, shown):
+    """The host would write pictures without one by itself, into a folder that may not be there."""
+    p = request(host, formats=formats)
+    p.is_api = False
+    frames, result = finished(host, p, tmp_path)
+    files = [Path(picture.already_saved_as) for picture in result.images]
+    assert [file.suffix for file in files] == shown and all(file.is_file() for file in files)
+    if formats == ["PNG"]:
+        assert all(np.array_equal(Image.open(file), frame) for file, frame in zip(files, frames))
+    else:
+        assert Image.open(files[0]).n_frames == 4 and (tmp_path / "out") not in files[0].parents
+
+
 @pytest.mark.parametrize("is_api", [False, True])
 def test_a_clip_outlives_an_output_folder_that_cannot_be_used(host, tmp_path, monkeypatch, caplog, is_api):
     (tmp_path / "temporary").mkdir()

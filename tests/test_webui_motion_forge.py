@@ -6,7 +6,7 @@ from ivmixed import Options, Schedule, make_plan
 from ivmixed.motion import attach, uniform_windows
 
 from .host import NAME
-from .host.forge_host import HOSTS, loaded_forge
+from .host.forge_host import HOSTS, NEO, loaded_forge
 from .test_webui_motion import KINDS, MOTION, with_modules
 
 V3 = "v3.safetensors"
@@ -170,3 +170,22 @@ def test_one_checkpoint_throughout(host, tmp_path, fields):
         else:
             clips.append(host.run(p))
     assert torch.equal(*clips)
+
+
+@pytest.mark.parametrize("kind", ["forge_main", NEO])
+@pytest.mark.parametrize("chosen, refused", [
+    (["Use same choices"], False), (["/models/vae/own.safetensors"], False), (["other.safetensors"], True), ([], True)])
+def test_a_hires_pass_with_other_modules_is_refused(tmp_path, kind, chosen, refused):
+    """The host would load the checkpoint again for it, without motion."""
+    with loaded_forge(kind) as host:
+        with_modules(host, tmp_path)
+        host.shared.opts.data["forge_additional_modules"] = ["/elsewhere/own.safetensors"]
+        p = request_of(host)
+        p.enable_hr, p.hr_additional_modules = True, chosen
+        if refused:
+            with pytest.raises(host.sampler.RefusedError, match=r"hr_additional_modules = .*one VAE and text encoder"):
+                host.answer(p)
+            assert host.evaluations == []
+        else:
+            host.run(p)
+            assert len(host.evaluations) == 6

@@ -1,4 +1,4 @@
-"""What the model in the box learns from: crisp stills, and clips as poor as those that real motion modules know."""
+"""What the bundled model learns from: crisp stills, and clips as poor as those that real motion modules know."""
 from __future__ import annotations
 
 import io

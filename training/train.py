@@ -1,4 +1,4 @@
-"""Trains the model in the box: VAE, then the image model, then motion modules on the frozen image model.
+"""Trains the bundled model: VAE, then the image model, then motion modules on the frozen image model.
 
     python -m training.train --work DIR            all stages; goes on where it was stopped
     python -m training.train --work DIR --export ivmixed/standalone/box/model

@@ -1,1 +1,1 @@
-"""The yardstick of the model in the box: clips of many captions, judged against drawn ones."""
+"""The yardstick of the bundled model: clips of many captions, judged against drawn ones."""

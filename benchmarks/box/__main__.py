@@ -1,4 +1,4 @@
-"""``python -m benchmarks.box``: what the settings do to clips of the model in the box."""
+"""``python -m benchmarks.box``: what the settings do to clips of the bundled model."""
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,4 @@
-"""The model in the box as two denoisers of many clips at once, which saves time on a CPU."""
+"""The bundled model as two denoisers of many clips at once, which saves time on a CPU."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""``ivmixed demo``: plain and IV-mixed clips of the model in the box from the same seeds, side by side and measured."""
+"""``ivmixed demo``: plain and IV-mixed clips of the bundled model from the same seeds, side by side and measured."""
 from __future__ import annotations
 
 import json

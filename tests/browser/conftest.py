@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ def browser():
 @pytest.fixture(scope="session", params=HOSTS)
 def url(request, browser):
     """Where the page of a host's double is served, with its gradio."""
+    if find_spec("gradio") is None:
+        missing("gradio 3")
     if request.param == "gradio4" and not (GRADIO4 / "gradio").is_dir():
         missing(f"gradio 4 in {GRADIO4}")
     with closing(socket.socket()) as listener:

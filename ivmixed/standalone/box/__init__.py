@@ -1,4 +1,4 @@
-"""The model in the box: a small text-to-video model of the make of SD 1.5 and AnimateDiff, and the world it knows.
+"""The bundled model: a small text-to-video model of the make of SD 1.5 and AnimateDiff, and the world it knows.
 
 `scenes` draws that world, `checker` reads a clip of it. ``training/`` in the repository made the model.
 """

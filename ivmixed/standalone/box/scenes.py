@@ -1,4 +1,4 @@
-"""The world of the model in the box: captioned clips of one textured shape that moves, turns or bounces.
+"""The world of the bundled model: captioned clips of one textured shape that moves, turns or bounces.
 
 A scene is drawn analytically (signed distances, one pixel of anti-aliasing), so any number of exact clips is at hand:
 to train on, and to compare with. Every caption reads "a <colour> <shape> <motion>". A still shows something of the

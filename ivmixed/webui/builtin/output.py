@@ -64,7 +64,7 @@ def finish(clip: Clip, result: Any) -> None:
             files = _save(places, clip, part, result.all_seeds[start], texts[start], problems)
             clip.files += files
             try:
-                images_shown += _shown(clip.p, files, part, texts[start])
+                images_shown += _shown(clip.p, files, part, clip.options.fps, texts[start])
             except OSError as error:
                 problems.append(f"the clip cannot be read again ({shown(str(error))})")
                 images_shown += part
@@ -190,10 +190,10 @@ def _asked_by_api(p: Any) -> bool:
     return bool(getattr(p, "is_api", False))
 
 
-def _shown(p: Any, files: Sequence[Path], frames: Sequence[Image.Image], text: str) -> list[Any]:
+def _shown(p: Any, files: Sequence[Path], frames: Sequence[Image.Image], fps: float, text: str) -> list[Any]:
     """What the host goes on with in the place of a clip."""
     by_api = _asked_by_api(p)
-    answer = _answer(files, frames) if by_api else _gallery(files, frames)
+    answer = _answer(files, frames) if by_api else _gallery(files, frames, fps)
     run = selectable.of(p)
     if run is None:
         return answer
@@ -206,11 +206,25 @@ def _answer(files: Sequence[Path], frames: Sequence[Image.Image]) -> list[Any]:
     return [*whole, *(frames if not whole or any(file.suffix == ".png" for file in files) else [])]
 
 
-def _gallery(files: Sequence[Path], frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """For the page: the moving picture, which the host shows from its file; or the frames."""
+def _gallery(files: Sequence[Path], frames: Sequence[Image.Image], fps: float) -> list[Image.Image]:
+    """For the page: the moving picture, or the frames where these are what was asked for.
+
+    The host shows pictures from the files that they are said to be saved as; others it would write by itself, into a
+    folder that Forge Neo does not make.
+    """
+    stills = [file for file in files if file.suffix == ".png"]
+    if len(stills) == len(files) == len(frames):
+        return [_of_file(frame, file) for frame, file in zip(frames, stills)]
+    if not files:  # the frames are all that there is of the clip
+        return list(frames)
     moving = next((file for file in files if file.suffix in MOVING), None)
     if moving is None:
-        return list(frames)
-    picture = frames[0].copy()
-    picture.already_saved_as = str(moving)  # type: ignore[attr-defined]
-    return [picture]
+        moving = to_play((), [np.asarray(frame.convert("RGB")) for frame in frames], fps)
+    return list(frames) if moving is None else [_of_file(frames[0], moving)]
+
+
+def _of_file(frame: Image.Image, file: Path) -> Image.Image:
+    """A picture that the host takes to be in that file."""
+    picture = frame.copy()
+    picture.already_saved_as = str(file)  # type: ignore[attr-defined]
+    return picture

@@ -1,15 +1,18 @@
 """The host's list of checkpoints, and what a file in it is, before its weights are read."""
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
-from modules import sd_models
+from modules import sd_models, shared
 
 from ...options import ConflictError, OptionError
 from ...untrusted import shown
 from ...weights import files
 
 SD15, SDXL = "SD 1.5", "SDXL"
+SAME_MODULES = "Use same choices"
+"""What the hires pass of Forge main and Neo says for the VAE and text encoders of the first pass."""
 MARKS = {SD15: "is_sd1", SDXL: "is_sdxl"}
 """How the hosts mark a loaded checkpoint of that family."""
 
@@ -68,6 +71,21 @@ def check_stays(p: Any) -> None:
             raise ConflictError(name, shown(chosen), "a clip", because="it stays with one checkpoint",
                                 remedy=f"take none, or {loaded.name}, which is loaded")
         p.refiner_checkpoint_info = None  # the host compares with its list, which may be another by now
+    _check_modules_stay(p)
+
+
+def _check_modules_stay(p: Any) -> None:
+    """Raises OptionError where hires fix asks for other VAE and text encoders: the host loads the checkpoint again.
+
+    Source: ``modules_change`` in Forge main's ``modules_forge/main_entry.py``, which compares with this setting.
+    """
+    chosen = getattr(p, "hr_additional_modules", None)
+    if not p.enable_hr or not isinstance(chosen, list) or SAME_MODULES in chosen:
+        return
+    loaded = [PurePath(path).name for path in shared.opts.data.get("forge_additional_modules", [])]
+    if sorted(PurePath(path).name for path in chosen) != sorted(loaded):
+        raise OptionError("hr_additional_modules", chosen, f'["{SAME_MODULES}"]: a clip stays with one VAE and text '
+                          "encoder")
 
 
 def refused(info: Any, problem: str, allowed: str) -> OptionError:

@@ -38,6 +38,8 @@ class StableDiffusionProcessing:
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
     hr_second_pass_steps: int = 0
+    hr_additional_modules: list | None = None
+    """Forge main's and Neo's: VAE and text encoders of the hires pass, by name or path."""
     hr_cfg: float = 1.0
     """Forge main's and reForge's own for the hires pass."""
     is_hr_pass: bool = False

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from ivmixed import Move, Options, Plan, Schedule, make_plan, sample_iv_mixed, spread
 from ivmixed.standalone.denoiser import Denoiser as UNetDenoiser
 
 from .rivals import RIVALS, Ask, run
@@ -36,6 +36,19 @@ class Setting:
     """What is other in the plan than the options make it."""
 
 
+def _every_second_loop(plan: Plan) -> Plan:
+    """Whole loops reuse predictions, but for every second one, which asks for all of its moves."""
+    loops = sorted({move.step for move in plan.moves if move.kind != "ordinary"})
+    asks = {step for step, chosen in zip(loops, spread(50, len(loops))) if chosen}
+    known: set[str] = set()
+    moves = []
+    for move in plan.moves:
+        again = move.kind != "ordinary" and move.step not in asks and move.model in known
+        moves.append(replace(move, reuse="prediction" if again else ""))
+        known.add(move.model)
+    return replace(plan, moves=tuple(moves))
+
+
 def _settings() -> Iterator[Setting]:
     def late(start: float, **options: Any) -> Options:
         return Options(interval=(start, 100), **options)
@@ -50,20 +63,19 @@ def _settings() -> Iterator[Setting]:
     for share in (50, 40, 30, 20, 15, 10):
         yield Setting(f"last {share} %", "where", late(100 - share))
     yield Setting("last 40 %, every 2nd step", "where", late(60, active_percent=50))
-    yield Setting("reuse", "reuse", Options(back_moves="reuse"))
+    yield Setting("reuse", "reuse", Options(reuse_percent=50))
     for share in (50, 40, 30, 25, 20, 10):
-        yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, back_moves="reuse"))
-    yield Setting("fresh 25 %, reuse", "reuse", Options(fresh_percent=25, back_moves="reuse"))
+        yield Setting(f"reuse, last {share} %", "reuse", late(100 - share, reuse_percent=50))
+    yield Setting("fresh 25 %, reuse", "reuse", Options(reuse_percent=87.5))
     for share in (50, 30):
-        yield Setting(f"fresh 50 %, last {share} %", "reuse", late(100 - share, fresh_percent=50))
-        yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse",
-                      late(100 - share, fresh_percent=50, back_moves="reuse"))
-    yield Setting("deep features", "reuse", Options(back_moves="reuse", reused="features"))
+        yield Setting(f"fresh 50 %, last {share} %", "reuse", late(100 - share), edit=_every_second_loop)
+        yield Setting(f"fresh 50 %, reuse, last {share} %", "reuse", late(100 - share, reuse_percent=75))
+    yield Setting("deep features", "reuse", Options(reuse_percent=50, reused="features"))
     for share in (30, 20):
         yield Setting(f"deep features, last {share} %", "reuse",
-                      late(100 - share, back_moves="reuse", reused="features"))
+                      late(100 - share, reuse_percent=50, reused="features"))
     yield Setting("deep features, fresh 33 %, last 40 %", "reuse",
-                  late(60, fresh_percent=33.3, back_moves="reuse", reused="features"))
+                  late(60, reuse_percent=83.35, reused="features"))
     for share in (10, 15, 20, 25, 30, 40):
         yield Setting(f"finish {share} %", "finish", Options(interval=(0, 0), finish_percent=share))
     for count, share in (("8th", 12.5), ("4th", 25)):

@@ -1,12 +1,12 @@
 """IV-Mixed Sampler (ICLR 2025, arXiv 2410.04171): an image and a video diffusion model take turns on one clip.
 
-The core (`options`, `presets`, `plan`, `sampling`, `schedule`) needs torch and knows no host; nor does
+The core (`kinds`, `options`, `presets`, `plan`, `sampling`, `schedule`) needs torch and knows no host; nor does
 `ivmixed.motion`, AnimateDiff's motion modules; `ivmixed.webui` is the extension for the Stable Diffusion WebUI,
 `ivmixed.standalone` the command line and Python API over diffusers.
 """
 from typing import TYPE_CHECKING, Any
 
-from .options import OPTIONS, Option, OptionError, Options, ramp
+from .options import OPTIONS, ConflictError, Option, OptionError, Options, ramp
 from .plan import Move, Plan, make_plan, released_plan, spread
 from .presets import PRESETS, Preset
 from .schedule import Schedule, abar_to_sigma, match_timestep, sigma_to_abar
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "OPTIONS", "PRESETS", "Move", "NonFiniteError", "Option", "OptionError", "Options", "Plan", "Preset", "Schedule",
-    "abar_to_sigma", "make_plan", "match_timestep", "ramp", "released_plan", "sample_iv_mixed", "sigma_to_abar",
-    "spread",
+    "OPTIONS", "PRESETS", "ConflictError", "Move", "NonFiniteError", "Option", "OptionError", "Options", "Plan",
+    "Preset", "Schedule", "abar_to_sigma", "make_plan", "match_timestep", "ramp", "released_plan", "sample_iv_mixed",
+    "sigma_to_abar", "spread",
 ]
 
 

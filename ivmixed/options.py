@@ -1,8 +1,9 @@
-"""The options of the sampler, declared once: API, panel, infotext and plan all read this file.
+"""The options of the sampler, declared once: API, page, infotext, command line and plan all read this file.
 
-``OPTIONS`` lists the declarations, ``Options`` is one checked set of values::
+``Options`` is one checked set of values, `Option` what is declared of one. Other sets (of a clip's motion, of a WebUI,
+of the command line) are made of the same parts::
 
-    Options(gamma_go=6, interval=(0, 50))          # a number stands for [start, end] of a gamma
+    Options(gamma_go="6 to 2", interval=(0, 50))
     Options.from_dict({"form": "II-II"})           # unknown names are refused
 
 Source: IV-Mixed Sampler, arXiv 2410.04171, section 3 (gamma, z%) and its released code (the ramp, the interval).
@@ -15,34 +16,29 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from .kinds import (
+    LONGEST_TEXT,
+    Choice,
+    Curve,
+    Dimensions,
+    Gamma,
+    Kind,
+    NotAllowed,
+    Number,
+    Pair,
+    Range,
+    Schema,
+    Size,
+    Text,
+)
 from .untrusted import Refusal, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_PUBLISHED = ("IV-IV", "VV-VV", "II-II")
-FORMS = _PUBLISHED + tuple(sorted({f"{add}{then_add}-{remove}{then_remove}" for add, then_add, remove, then_remove in
-                                   itertools.product("IVR", "IVR", "IV", "IV")} - set(_PUBLISHED)))
-"""Which models make the two moves that add noise, and after the dash the two that remove it; R is fresh noise."""
-
-IMAGE_RESIZES = ("change", "nearest", "bilinear", "area")
-"""Ways to bring the latent to the image model's size and back. The released ModelScope loop takes "nearest"."""
-
-Pair = tuple[float, float]
-Size = tuple[int, int]
-Curve = tuple[Pair, ...]
-"""(percent of the steps, value), percents ascending: straight lines between, constant beyond the first and the last."""
-
-LONGEST_TEXT = 20_000
-"""Characters of an option that is a text, or is given as one: some two hundred times what a CLIP encoder reads at once.
-"""
-MOST_KEYS = 1000
-"""Keyframes of a curve."""
 
 
 class OptionError(Refusal):
@@ -51,199 +47,140 @@ class OptionError(Refusal):
     The message is one line, which repeats at most `ivmixed.untrusted.SHOWN` characters of the value.
     """
 
+    within: tuple[str, ...] = ()
+    """The options that have the set of the field as their value, the outermost first."""
+
     def __init__(self, field: str, value: Any, allowed: str, problem: str = "is not allowed"):
         self.field, self.value, self.allowed = field, value, allowed
-        text = repr(value) if isinstance(value, str) else value
-        super().__init__(f"IV-mixed: {shown(field, 60)} = {shown(text)} {problem}; allowed: {allowed}.")
+        super().__init__(f"IV-mixed: {_given(field, value)} {problem}; allowed: {allowed}.")
+
+
+class ConflictError(OptionError):
+    """A value was refused that is allowed, but not together with another thing.
+
+    ``field``, ``value``: the option that is to change; ``other``, ``other_value``: what it cannot be used with, an
+    option or, where it has no value, something that a request has. ``because``: the reason; ``allowed``: what to do.
+    """
+
+    def __init__(self, field: str, value: Any, other: str, other_value: Any = None, *, because: str, remedy: str):
+        self.field, self.value, self.allowed = field, value, remedy
+        self.other, self.other_value, self.because = other, other_value, because
+        beside = other if other_value is None else _given(other, other_value)
+        Refusal.__init__(
+            self, f"IV-mixed: {_given(field, value)} cannot be used with {beside}: {because}; {remedy}.")
+
+
+def _given(field: str, value: Any) -> str:
+    return f"{shown(field, 60)} = {shown(repr(value) if isinstance(value, str) else value)}"
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is declared of one option.
+    """What is declared of one option: a name, the `Kind` of its values, a default.
 
-    ``kind`` is ``choice`` (str), ``number`` (float), ``pair`` (start, end), ``curve`` (keyframes; empty for none),
-    ``size`` (width, height in pixels; None for the clip's own), ``whole`` (int), ``text`` (str) or ``several`` of the
-    choices (tuple of str). None may be given where it is the default.
+    A default of None is a value too, which may be given as None or, where the kind is `typed`, as an empty text.
     """
 
     name: str
-    kind: str
+    kind: Kind
     default: Any
     label: str
+    """Its key in the infotext, where it has one."""
     help: str
-    choices: tuple[str, ...] = ()
-    spelled: str = ""
-    """What is allowed, in words, where a list of choices or a range does not say it."""
-    minimum: float = 0.0
-    maximum: float = 0.0
-    step: float = 1.0
-    unit: str = ""
-    ascending: bool = False
-    """Of a pair: start may not exceed end, and one number is not enough."""
+    """A plain sentence, which says what it does."""
     advanced: bool = False
     """Most users leave it alone."""
     follows: str = ""
     """The option whose value serves while this one is None."""
     of_clip: bool = False
     """It belongs to a clip, as its prompt does: no part of a preset."""
-    webui: bool = False
-    """Only a WebUI has it."""
     title: str = ""
     """What a page calls it, where the end of its label does not do."""
+    group: str = ""
+    """Where the help of the command line has it."""
 
     @property
     def allowed(self) -> str:
         """The allowed values, in words."""
-        if self.spelled:
-            return self.spelled
-        if self.kind in ("choice", "several"):
-            return ("one of " if self.kind == "choice" else "a list of one or more of ") + ", ".join(self.choices)
-        if self.kind == "text":
-            return f"a text of at most {LONGEST_TEXT} characters"
-        span = f"{self.minimum:g} to {self.maximum:g}" + (f" {self.unit}" if self.unit else "")
-        if self.kind in ("number", "whole"):
-            return f"a {'whole ' * (self.kind == 'whole')}number from {span}"
-        words = f"[start, end], each from {span}"
-        words += ", start not above end" if self.ascending else ", or one number for both"
-        return words + (f", or nothing for the same as {self.follows}" if self.follows else "")
+        if self.follows:
+            return f"{self.kind.allowed}; or nothing for the same as {self.follows}"
+        return self.kind.allowed + "; or nothing" * (self.default is None)
 
     def check(self, value: Any) -> Any:
-        """``value`` in its canonical type, see `kind`, or None. Raises OptionError."""
-        if value is None and self.default is None:
-            return None
-        if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise OptionError(self.name, value, self.allowed, f"has {len(value)} characters")
-        if self.kind == "size":
-            return self._size(value)
-        if self.kind == "choice":
-            if not isinstance(value, str) or value not in self.choices:
-                raise OptionError(self.name, value, self.allowed)
-            return value
-        if self.kind == "text":
-            if not isinstance(value, str):
-                raise OptionError(self.name, value, self.allowed)
-            return self._text(value)
-        if self.kind == "several":
-            if not isinstance(value, (list, tuple)) or not value or any(part not in self.choices for part in value):
-                raise OptionError(self.name, value, self.allowed)
-            return tuple(choice for choice in self.choices if choice in value)
-        if self.kind in ("number", "whole"):
-            number = self._number(value, value)
-            if self.kind == "number":
-                return number
-            if not number.is_integer():
-                raise OptionError(self.name, value, self.allowed)
-            return int(number)
-        if self.kind == "curve":
-            return self._curve(value)
-        if isinstance(value, (list, tuple)) and len(value) == 2:
-            start, end = (self._number(part, value) for part in value)
-            if self.ascending and start > end:
-                raise OptionError(self.name, value, self.allowed)
-            return start, end
-        if self.ascending:
-            raise OptionError(self.name, value, self.allowed)
-        return (self._number(value, value),) * 2
-
-    def _number(self, number: Any, value: Any, maximum: float | None = None) -> float:
-        is_number = isinstance(number, Real) and not isinstance(number, bool)
-        most = self.maximum if maximum is None else maximum
-        if not is_number or not self.minimum <= number <= most:  # NaN fails the comparison
-            raise OptionError(self.name, value, self.allowed)
-        return float(number)
-
-    def _text(self, value: str) -> str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise OptionError(self.name, value, self.allowed, "holds half a surrogate pair, which is no character"
-                              ) from None
-        return value.strip()
-
-    def _size(self, value: Any) -> Size | None:
-        if value == "":
-            return None
-        try:
-            sides = [_parsed(side, int) for side in value.lower().split("x")] if isinstance(value, str) else value
-        except ValueError:
-            raise OptionError(self.name, value, self.allowed) from None
-        if not isinstance(sides, (list, tuple)) or len(sides) != 2:
-            raise OptionError(self.name, value, self.allowed)
-        width, height = (self._number(side, value) for side in sides)
-        if width % self.step or height % self.step:
-            raise OptionError(self.name, value, self.allowed)
-        return int(width), int(height)
-
-    def _curve(self, value: Any) -> Curve:
-        keys = value
-        if isinstance(value, str):
-            try:
-                keys = [[_parsed(part, float) for part in key.split("=")] for key in value.split()]
-            except ValueError:
-                raise OptionError(self.name, value, self.allowed) from None
-        if not isinstance(keys, (list, tuple)) or not all(isinstance(k, (list, tuple)) and len(k) == 2 for k in keys):
-            raise OptionError(self.name, value, self.allowed)
-        if len(keys) > MOST_KEYS:
-            raise OptionError(self.name, value, f"at most {MOST_KEYS} keyframes", f"has {len(keys)} keyframes")
-        curve = tuple((self._number(percent, value, 100.0), self._number(part, value)) for percent, part in keys)
-        if not all(before[0] < after[0] for before, after in zip(curve, curve[1:])):
-            raise OptionError(self.name, value, self.allowed)
-        return curve
+        """The value in the kind's canonical type, or None. Raises OptionError."""
+        return self._checked(self.kind.check, value, value)
 
     def to_text(self, value: Any) -> str:
-        """The value as infotext, without commas or colons but in a text: ``IV-IV``, ``66.7``, ``6 to 2``,
-        ``0=6 50=2``, ``512x512``, ``GIF MP4``."""
-        if self.kind == "several":
-            return " ".join(value)
-        if self.kind == "size":
-            return "" if value is None else f"{value[0]}x{value[1]}"
-        if self.kind == "curve":
-            return " ".join("=".join(repr(part).removesuffix(".0") for part in key) for key in value)
-        if isinstance(value, tuple):
-            start, end = (repr(part).removesuffix(".0") for part in value)
-            return start if start == end and not self.ascending else f"{start} to {end}"
-        return value if isinstance(value, str) else repr(value).removesuffix(".0")
+        """A value as infotext, without commas or colons but in a text: ``IV-IV``, ``66.7``, ``6 to 2``, ``512x512``."""
+        return "" if value is None else self.kind.to_text(value)
 
     def from_text(self, text: str) -> Any:
         """The inverse of `to_text`. Raises OptionError."""
-        if len(text) > LONGEST_TEXT or self.kind in ("choice", "text", "curve", "size"):
-            return self.check(text)
-        if self.kind == "several":
-            return self.check(text.split())
+        return self._checked(self.kind.from_text, text, text)
+
+    def from_words(self, words: list[str]) -> Any:
+        """The value of a flag on a command line. Raises OptionError."""
+        return self._checked(self.kind.from_words, words, " ".join(words))
+
+    def schema(self) -> Schema:
+        """JSON Schema of the values. Keys with x- are what it has no word for: the unit, the key in the infotext, the
+        option that serves while this one is null."""
+        more = {"x-infotext": self.label, "x-unit": getattr(self.kind, "unit", ""), "x-follows": self.follows}
+        default = None if self.default is None else self.kind.to_json(self.default)
+        said = {"title": self.label or self.name, "description": f"{self.help}. Allowed: {self.allowed}.",
+                "default": default, **{key: value for key, value in more.items() if value}}
+        if self.default is not None:
+            return {**said, **self.kind.schema()}
+        nothing = {"type": ["string", "null"], "pattern": r"^\s*$"} if self.kind.typed else {"type": "null"}
+        return {**said, "anyOf": [self.kind.schema(), nothing]}
+
+    def _checked(self, check: Callable[[Any], Any], given: Any, value: Any) -> Any:
+        """``value``: what was given as a message repeats it."""
+        empty = isinstance(value, str) and self.kind.typed and not value.strip()
+        if self.default is None and (value is None or empty):
+            return None
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise OptionError(self.name, value, self.allowed, f"has {len(value)} characters")
         try:
-            numbers = [_parsed(part, float) for part in text.split(" to ")]
-        except ValueError:
-            raise OptionError(self.name, text, self.allowed) from None
-        return self.check(numbers if len(numbers) > 1 else numbers[0])
+            return check(given)
+        except NotAllowed as error:
+            raise OptionError(self.name, value, error.allowed or self.allowed, error.problem) from None
+        except OptionError as error:
+            error.within = (self.name, *error.within)
+            raise
 
 
-def _parsed(text: str, kind: type[float]) -> float:
-    """A number as infotext has it. Raises ValueError, also for what Python alone reads: ``1_0`` is 10 there."""
-    if "_" in text:
-        raise ValueError
-    return kind(text)
-
-
-def declare(kind: str, default: Any, label: str, help: str, **more: Any) -> Any:
+def declare(kind: Kind, default: Any, label: str = "", *, help: str, **more: Any) -> Any:
     """A field of an `OptionSet`: what `Option` says of it."""
     return field(default=default, metadata=dict(kind=kind, default=default, label=label, help=help, **more))
 
 
-def _gamma(default: Pair | None, label: str, help: str, **more: Any) -> Any:
-    return declare("pair", default, label, help, minimum=0.0, maximum=30.0, step=0.1, **more)
-
-
 class OptionSet:
-    """One checked set of options: the base of dataclasses whose fields are made by `declare`.
+    """One checked set of options: the base of frozen dataclasses whose fields are made by `declare`.
 
-    Raises OptionError, which names the field, the value and the allowed range.
+    Raises OptionError, which names the field, the value and the allowed range; ConflictError where values that are
+    allowed cannot be used together.
     """
+
+    word = "option"
+    """What its fields are called."""
 
     @classmethod
     @functools.cache
     def declared(cls) -> tuple[Option, ...]:
         """The declarations, in their order."""
         return tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+    @classmethod
+    def option(cls, name: str) -> Option:
+        """The declaration of that name."""
+        return next(option for option in cls.declared() if option.name == name)
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """The set as a JSON schema: an object with options by name."""
+        return {"type": "object", "properties": {option.name: option.schema() for option in cls.declared()},
+                "additionalProperties": False}
 
     def __post_init__(self) -> None:
         for option in self.declared():
@@ -253,21 +190,27 @@ class OptionSet:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Values by name, as JSON carries them; what is left out has its default."""
         if not isinstance(values, Mapping):
-            raise OptionError("options", values, "an object with option names as keys")
+            raise OptionError(f"{cls.word}s", values, f"an object with {cls.word} names as keys")
         names = [option.name for option in cls.declared()]
         for name in values:
             if name not in names:
-                raise unknown(name, values[name], names, "option")
+                raise unknown(name, values[name], names, cls.word)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, ready for JSON (tuples as lists)."""
-        return {name: _lists(value) for name, value in vars(self).items()}
+        values = {option.name: (option, getattr(self, option.name)) for option in self.declared()}
+        return {name: None if value is None else option.kind.to_json(value) for name, (option, value) in values.items()}
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults, by name."""
+        return {option.name: getattr(self, option.name) for option in self.declared()
+                if getattr(self, option.name) != option.default}
 
     def to_infotext(self) -> dict[str, str]:
         """The values that differ from the defaults, as infotext keys and texts."""
-        return {option.label: option.to_text(getattr(self, option.name))
-                for option in self.declared() if getattr(self, option.name) != option.default}
+        options = {name: self.option(name) for name in self.changed()}
+        return {option.label: option.to_text(getattr(self, name)) for name, option in options.items()}
 
     @classmethod
     def from_infotext(cls, infotext: Mapping[str, Any]) -> Self:
@@ -292,197 +235,175 @@ class OptionSet:
             try:
                 cls(**values)
                 break
-            except OptionError as error:  # of values that do not go together
+            except ConflictError as error:
                 errors.append(error)
-                values.pop(error.field, None)
+                values.pop(error.field if error.field in values else error.other, None)
         return values, errors
 
 
-def unknown(name: Any, value: Any, names: list[str], kind: str) -> OptionError:
-    """The error for a name that is none of ``names``; ``kind`` is what these are, in a word."""
+def unknown(name: Any, value: Any, names: list[str], word: str) -> OptionError:
+    """The error for a name that is none of ``names``; ``word`` is what these are."""
     name = str(name)
     near = difflib.get_close_matches(name, names, n=1) if len(name) < 100 else []
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return OptionError(name, value, ", ".join(names), f"is no {kind}{hint}")
+    return OptionError(name, value, ", ".join(names), f"is no {word}{hint}")
 
 
-def _words(label: str, help: str) -> Any:
-    return declare("text", "", label, help, of_clip=True,
-                   spelled=f"a text of at most {LONGEST_TEXT} characters; or nothing")
+_FEW = ("IV-IV", "VV-VV", "II-II", "RR-IV", "RR-VV", "RR-II")
+FORMS = _FEW + tuple(sorted({f"{add}{then_add}-{remove}{then_remove}" for add, then_add, remove, then_remove in
+                             itertools.product("IVR", "IVR", "IV", "IV")} - set(_FEW)))
+"""Which models make the two moves that add noise, and after the dash the two that remove it; R is fresh noise. The
+first three are the paper's; the next three the benchmarks have figures for."""
+
+IMAGE_RESIZES = ("change", "nearest", "bilinear", "area")
+"""Ways to bring the latents to the image model's size and back. The released ModelScope loop takes "nearest"."""
+
+_PERCENT = Number(0, 100, unit="%")
+_GAMMA = Curve(0, 30)
 
 
-def _gamma_curve(label: str, help: str) -> Any:
-    return declare(
-        "curve", (), label, help, minimum=0.0, maximum=30.0, advanced=True,
-        spelled='keyframes as in "0=6 50=2 100=4": percent of the steps = gamma, percents ascending from 0 to 100, '
-                f"gammas from 0 to 30, at most {MOST_KEYS} of them; or nothing")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Options(OptionSet):
-    """One checked set of options. Raises OptionError, which names the field, the value and the allowed range."""
+    """One checked set of options of the sampler. Raises OptionError.
+
+    Two sets are equal where they ask for the same, so also a host's own (a derived class) that is at its defaults.
+    """
 
     form: str = declare(
-        "choice", "IV-IV", "IV-mixed form", choices=FORMS,
-        spelled='two of I, V, R, a dash, two of I, V (noise R cannot remove noise), as in "IV-IV"',
-        help="Which models add noise - which remove it in the extra loop: I = image model, V = video model, R = fresh "
-             "random noise instead of a model",
+        Choice(FORMS, shown=_FEW,
+               words='two of I, V, R, a dash, two of I, V (noise R cannot remove noise), as in "IV-IV"'),
+        "IV-IV", "IV-mixed form",
+        help="Which model runs each extra move: two that add noise, a dash, two that remove it (I image, V video, R "
+             "fresh noise)",
     )
-    gamma_go: Pair = _gamma(
-        (4.0, 4.0), "IV-mixed gamma go",
-        help="Guidance of the denoising moves of the extra loop, at the first and at the last step",
+    gamma_go: Gamma = declare(
+        _GAMMA, 4.0, "IV-mixed gamma go",
+        help="Guidance of the denoising moves of the extra loop: a number, a ramp such as 6 to 2, or keyframes such as "
+             "0=6 50=2 100=4",
     )
-    gamma_back: Pair = _gamma(
-        (4.0, 4.0), "IV-mixed gamma back",
-        help="Guidance of the inversion moves (it acts with a negative sign), at the first and at the last step",
+    gamma_back: Gamma = declare(
+        _GAMMA, 4.0, "IV-mixed gamma back",
+        help="Guidance of the inversion moves of the extra loop, which acts with a negative sign; written as gamma go",
     )
     z_percent: float = declare(
-        "number", 0.0, "IV-mixed z percent", minimum=0.0, maximum=100.0, step=0.1, unit="%",
+        Number(0, 100, step=0.1, unit="%"), 0.0, "IV-mixed z percent",
         help="Share of the active steps that run VV-VV instead of the form",
     )
-    z_pattern: str = declare(
-        "choice", "even", "IV-mixed z pattern", choices=("even", "first", "last"), advanced=True,
-        help="Which of the active steps are those of z percent: evenly spread, the first or the last of them",
-    )
     interval: Pair = declare(
-        "pair", (0.0, 100.0), "IV-mixed interval", minimum=0.0, maximum=100.0, step=1.0, unit="%", ascending=True,
+        Range(0, 100, unit="%"), (0.0, 100.0), "IV-mixed interval",
         help="Part of the steps in which the extra loop runs; the other steps are plain",
     )
-    finish_percent: float = declare(
-        "number", 0.0, "IV-mixed finish percent", minimum=0.0, maximum=100.0, step=1.0, unit="%",
-        help="Last part of the run whose ordinary steps the image model takes instead of the video model, so that the "
-             "frames get its detail; 0 is none, 100 makes stills",
-    )
-    image_prompt: str = _words(
-        "IV-mixed image prompt",
-        "Prompt of the image model alone: that of the clip where nothing is given. In a WebUI, LoRAs in it are "
-        "for the image model alone, which then has a UNet of its own in memory",
-    )
-    image_negative_prompt: str = _words(
-        "IV-mixed image negative prompt",
-        "Negative prompt of the image model alone: that of the clip where nothing is given",
-    )
-    image_checkpoint: str = declare(
-        "text", "", "IV-mixed image checkpoint", of_clip=True, webui=True,
-        spelled="a checkpoint of the WebUI's list, by name or hash; or nothing",
-        help="Another checkpoint as the image model, of the kind of the loaded one and held in memory beside it",
-    )
-    controlnet: str = declare(
-        "choice", "both", "IV-mixed ControlNet", choices=("both", "video", "image"), advanced=True, webui=True,
-        help="The model that ControlNet and IP-Adapter act on: both, the video or the image model alone",
-    )
-    loop_order: str = declare(
-        "choice", "denoise-first", "IV-mixed loop order", choices=("denoise-first", "noise-first", "animatediff"),
-        advanced=True,
-        help="The extra loop goes down two noise levels and comes back (denoise-first, as released), or up two and "
-             "comes back (noise-first); animatediff is denoise-first with the two denoising moves swapped, as that "
-             "released loop has them",
-    )
     active_percent: float = declare(
-        "number", 100.0, "IV-mixed active percent", minimum=0.0, maximum=100.0, step=1.0, unit="%", advanced=True,
+        _PERCENT, 100.0, "IV-mixed active percent",
         help="Share of the interval's steps that run the extra loop, spread evenly; the others are plain",
     )
-    finish_by: str = declare(
-        "choice", "timesteps", "IV-mixed finish by", choices=("timesteps", "steps"), advanced=True,
-        help="What finish percent is a share of: the image model's timesteps, so that it takes over at the same noise "
-             "level with any steps and schedule, and takes at least 4 steps, or half of a short run; or the steps",
+    finish_percent: float = declare(
+        _PERCENT, 0.0, "IV-mixed finish percent",
+        help="Last part of the run, whose ordinary steps the image model takes instead of the video model, for its "
+             "detail; 0 is none, 100 makes stills",
     )
-    back_moves: str = declare(
-        "choice", "evaluate", "IV-mixed back moves", choices=("evaluate", "reuse"), advanced=True,
-        help="The inversion moves ask the models anew (evaluate), or reuse what these found in the denoising moves",
+    image_prompt: str = declare(
+        Text(), "", "IV-mixed image prompt", of_clip=True, group="image model",
+        help="Prompt of the image model alone; if empty, that of the clip. In a WebUI, LoRAs in it are for the image "
+             "model alone, which then takes the memory of a second UNet",
     )
-    fresh_percent: float = declare(
-        "number", 100.0, "IV-mixed fresh percent", minimum=0.0, maximum=100.0, step=1.0, unit="%", advanced=True,
-        help="Share of the active steps whose extra loop asks the models, spread evenly; the loop of the others takes "
-             "what these found before",
+    image_negative_prompt: str = declare(
+        Text(), "", "IV-mixed image negative prompt", of_clip=True, group="image model",
+        help="Negative prompt of the image model alone; if empty, that of the clip",
     )
-    reused: str = declare(
-        "choice", "prediction", "IV-mixed reused", choices=("prediction", "features"), advanced=True,
-        help="What serves again where the models are not asked anew: their prediction, which costs nothing, or the "
-             "deep features of their UNet, of which only the outer layers are then evaluated",
+    gamma_image_go: Gamma | None = declare(
+        _GAMMA, None, "IV-mixed gamma image go", follows="gamma_go", advanced=True,
+        help="Gamma go of the image model alone; if empty, gamma go",
     )
-    gamma_go_curve: Curve = _gamma_curve(
-        "IV-mixed gamma go curve",
-        "Gamma go by keyframes, for both models, instead of gamma go: straight lines between them",
-    )
-    gamma_back_curve: Curve = _gamma_curve(
-        "IV-mixed gamma back curve",
-        "Gamma back by keyframes, for both models, instead of gamma back: straight lines between them",
-    )
-    guidance_rescale: float = declare(
-        "number", 0.0, "IV-mixed guidance rescale", minimum=0.0, maximum=1.0, step=0.01, advanced=True,
-        help="How far the moves of the extra loop are rescaled to the strength of the prediction without guidance, "
-             "against over-saturation; 0 is not at all",
+    gamma_image_back: Gamma | None = declare(
+        _GAMMA, None, "IV-mixed gamma image back", follows="gamma_back", advanced=True,
+        help="Gamma back of the image model alone; if empty, gamma back",
     )
     rho: float = declare(
-        "number", 7.0, "IV-mixed rho", minimum=1.0, maximum=100.0, step=0.1, advanced=True,
-        title="Curvature of the ramps (rho)",
-        help="Curvature of the ramp from a gamma's start to its end; 1 is a straight line",
+        Number(1, 100, step=0.1), 7.0, "IV-mixed rho", advanced=True, title="Curvature of the ramps (rho)",
+        help="Curvature of a gamma's ramp: 1 is a straight line, more keeps it longer near its lower end",
+    )
+    guidance_rescale: float = declare(
+        Number(0, 1, step=0.01), 0.0, "IV-mixed guidance rescale", advanced=True,
+        help="How far the extra moves are rescaled to the contrast of the prediction without guidance, against "
+             "over-saturation; 0 is not at all",
+    )
+    reuse_percent: float = declare(
+        _PERCENT, 0.0, "IV-mixed reuse percent", advanced=True,
+        help="Share of the extra moves that reuse an earlier result instead of calling a model: up to 50 % the second "
+             "half of loops, above that whole loops too",
+    )
+    reused: str = declare(
+        Choice(("prediction", "features")), "prediction", "IV-mixed reused", advanced=True,
+        help="What is reused: the model's prediction, which costs nothing, or the deep features of its UNet, of which "
+             "only the outer layers are then evaluated",
+    )
+    z_pattern: str = declare(
+        Choice(("even", "first", "last")), "even", "IV-mixed z pattern", advanced=True,
+        help="Which of the active steps are those of z percent: evenly spread, the first or the last of them",
+    )
+    loop_order: str = declare(
+        Choice(("denoise-first", "noise-first", "animatediff")), "denoise-first", "IV-mixed loop order", advanced=True,
+        help="Whether the extra loop goes down two noise levels and comes back (denoise-first), up two and comes back "
+             "(noise-first), or down with its two denoising moves swapped (animatediff, as in that released code)",
+    )
+    finish_by: str = declare(
+        Choice(("timesteps", "steps")), "timesteps", "IV-mixed finish by", advanced=True,
+        help="What finish percent is a share of: the image model's timesteps, so that it takes over at one noise level "
+             "whatever the steps and takes at least 4, or half of a short run; or the steps",
     )
     schedule_match: str = declare(
-        "choice", "sigma", "IV-mixed schedule match", choices=("sigma", "timestep"), advanced=True,
-        help="The image model is evaluated at the video model's noise level (sigma) or at its timestep",
+        Choice(("sigma", "timestep")), "sigma", "IV-mixed schedule match", advanced=True,
+        help="Where the image model is evaluated: at the video model's noise level (sigma) or at its timestep",
     )
     above_sigma_max: str = declare(
-        "choice", "clamp", "IV-mixed above sigma max", choices=("clamp", "skip"), advanced=True,
-        help="Above the image model's largest noise level: evaluate it at that level (clamp), "
-             "or let the video model make the move (skip)",
+        Choice(("clamp", "skip")), "clamp", "IV-mixed above sigma max", advanced=True,
+        help="Above the image model's largest noise level: evaluate it at that level (clamp), or let the video model "
+             "make the move (skip)",
     )
     image_size: Size | None = declare(
-        "size", None, "IV-mixed image size", minimum=8, maximum=8192, step=8, advanced=True,
-        spelled='WIDTHxHEIGHT in pixels, each a multiple of 8 from 8 to 8192, as in "512x512"; or nothing',
-        help="Size at which the image model looks at the frames: that of the clip where nothing is given",
+        Dimensions(8, 8192, step=8), None, "IV-mixed image size", advanced=True,
+        help="Size at which the image model sees the frames; if empty, that of the clip",
     )
     image_resize: str = declare(
-        "choice", "change", "IV-mixed image resize", choices=IMAGE_RESIZES, advanced=True,
-        help="How the latent gets to the image model's size and back: change brings back only what the image model "
+        Choice(IMAGE_RESIZES), "change", "IV-mixed image resize", advanced=True,
+        help="How the latents get to the image model's size and back: change brings back only what the image model "
              "changed, so that no detail is lost; the others bring back all of it (nearest, as released)",
     )
-    gamma_image_go: Pair | None = _gamma(
-        None, "IV-mixed gamma image go", "Gamma go of the image model alone", follows="gamma_go")
-    gamma_image_back: Pair | None = _gamma(
-        None, "IV-mixed gamma image back", "Gamma back of the image model alone", follows="gamma_back")
-    gamma_video_go: Pair | None = _gamma(
-        None, "IV-mixed gamma video go", "Gamma go of the video model alone", follows="gamma_go")
-    gamma_video_back: Pair | None = _gamma(
-        None, "IV-mixed gamma video back", "Gamma back of the video model alone", follows="gamma_back")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loop_order == "noise-first" and self.back_moves == "reuse":
-            raise OptionError("back_moves", self.back_moves, '"evaluate" with loop_order "noise-first", whose '
-                              "inversion moves come before the denoising moves that they would reuse")
-        for direction in ("go", "back"):
-            curve = f"gamma_{direction}_curve"
-            own = [name for name in (f"gamma_image_{direction}", f"gamma_video_{direction}") if getattr(self, name)]
-            if getattr(self, curve) and own:
-                raise OptionError(curve, getattr(self, curve), f"nothing beside {own[0]}: the curve is of both models")
+    def __eq__(self, other: object) -> bool:
+        return self.changed() == other.changed() if isinstance(other, Options) else NotImplemented
 
-    def setting(self) -> Options:
+    def __hash__(self) -> int:
+        return hash(tuple(self.changed().items()))
+
+    def setting(self) -> Self:
         """The options as a preset has them: without what belongs to one clip."""
-        return dataclasses.replace(self, **{option.name: option.default for option in OPTIONS if option.of_clip})
+        own = {option.name: option.default for option in self.declared() if option.of_clip}
+        return dataclasses.replace(self, **own)
 
-    def plain(self) -> Options:
+    def plain(self) -> Self:
         """The same without an extra loop and without a step by the image model: plain sampling."""
         return dataclasses.replace(self, interval=(0.0, 0.0), finish_percent=0.0)
 
-    def gammas(self, model: str, direction: str) -> Pair:
-        """(start, end) of the gamma of ``model`` ("image", "video") in ``direction`` ("go", "back"), without curves."""
-        own: Pair | None = getattr(self, f"gamma_{model}_{direction}")
-        shared: Pair = getattr(self, f"gamma_{direction}")
+    def curve(self, model: str, direction: str) -> Gamma:
+        """The gamma of ``model`` ("image", "video") in ``direction`` ("go", "back"), over all steps."""
+        own: Gamma | None = getattr(self, f"gamma_image_{direction}") if model == "image" else None
+        shared: Gamma = getattr(self, f"gamma_{direction}")
         return shared if own is None else own
 
     def gamma(self, model: str, direction: str, u: float) -> float:
-        """The gamma of ``model`` in ``direction``, u = 0 at the first step, 1 at the last: on its curve or its ramp."""
-        curve: Curve = getattr(self, f"gamma_{direction}_curve")
-        return on_curve(curve, 100 * u) if curve else ramp(*self.gammas(model, direction), u, self.rho)
+        """The gamma of ``model`` in ``direction``, u = 0 at the first step, 1 at the last."""
+        curve = self.curve(model, direction)
+        if isinstance(curve, float):
+            return curve
+        if isinstance(curve[0], tuple):
+            return on_curve(curve, 100 * u)
+        start, end = curve
+        return ramp(start, end, u, self.rho)
 
 
 OPTIONS: tuple[Option, ...] = Options.declared()
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(part) for part in value] if isinstance(value, tuple) else value
 
 
 def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
@@ -499,8 +420,9 @@ def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
     return math.pow(low + u * (high - low), rho)
 
 
-def on_curve(curve: Curve, percent: float) -> float:
-    """The value of a curve of at least one keyframe at ``percent`` of the steps, 0 to 100."""
+def on_curve(curve: tuple[Pair, ...], percent: float) -> float:
+    """The value at ``percent`` of the steps, 0 to 100, of one or more keyframes: straight lines between them, constant
+    beyond the first and the last."""
     following = bisect.bisect_left(curve, percent, key=lambda keyframe: keyframe[0])
     if following in (0, len(curve)):
         return curve[max(following - 1, 0)][1]

@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from .options import OptionError, Options, Pair, ramp
+from .kinds import Pair
+from .options import ConflictError, Options, ramp
 from .schedule import Schedule
 from .untrusted import shown
 
@@ -129,14 +130,15 @@ class Plan:
                 + (f", the last {last} steps by the image model" if last else ""))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises OptionError where a clip of this size, in latent pixels, cannot be made.
+        """Raises ConflictError where a clip of this size, in latent pixels, cannot be made.
 
         What the image model sees at a smaller size says nothing of the noise between its pixels, which would stay.
         """
         if self.finishing_steps and self.image_size and (self.image_size[0] < height or self.image_size[1] < width):
-            raise OptionError("image_size", "x".join(map(str, self.image_size[::-1])),
-                              f"in latent pixels {width}x{height}, the clip's size, or more, where the image model "
-                              "finishes (finish_percent)")
+            raise ConflictError(
+                "image_size", "x".join(map(str, self.image_size[::-1])), "finish_percent",
+                because="where the image model takes the last steps, noise would stay between the pixels that it sees",
+                remedy=f"take {width}x{height} in latent pixels, the clip's size, or more; or finish_percent 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -235,8 +237,8 @@ def make_plan(
     A move of no length would leave the latent as it is, so it is left out. In the order "animatediff" the latent is
     carried over (see `Move`) to each level at which a move begins, as in the released loop. From ``finish_percent`` on,
     at the step nearest to it, the ordinary moves are the image model's, labelled as its others are. A model whose
-    prediction or features are to serve again (``back_moves``, ``fresh_percent``) is asked where there are none: none in
-    this step, or in steps that are not fresh, none at all. The work grows with the number of steps, no faster. Raises
+    prediction or features are to serve again (``reuse_percent``) is asked where there are none: none in this step, or,
+    where a whole loop reuses what is there, none at all. The work grows with the number of steps, no faster. Raises
     ValueError where the sigmas do not descend, for an unknown solver, and for less than one pixel a latent pixel.
     """
     if solver not in SOLVERS:
@@ -253,7 +255,10 @@ def make_plan(
     in_loop = _share([i for i in may if start <= 100 * i / steps < end], options.active_percent)
     active = frozenset(in_loop)
     only_video = frozenset(_share(in_loop, options.z_percent, options.z_pattern))
-    fresh = frozenset(_share(in_loop, options.fresh_percent))
+    # of two shares of 50 %: the second halves of the loops reuse first, then the first halves too
+    first_asks = frozenset(_share(in_loop, min(200 - 2 * options.reuse_percent, 100)))
+    second_asks = frozenset(_share(in_loop, max(100 - 2 * options.reuse_percent, 0)))
+    second_half = "go" if options.loop_order == "noise-first" else "back"
 
     back_form, go_form = options.form.split("-")
     models: dict[str, Model] = {"I": "image", "V": "video", "R": "noise"}
@@ -279,7 +284,7 @@ def make_plan(
     asked: set[Model] = set()  # the models whose latest prediction may serve again
     for i in range(steps):
         a, b = levels[i], levels[i + 1]
-        if i in fresh:
+        if i in first_asks:
             asked.clear()
         if i in active:
             forms = {"go": "VV", "back": "VV"} if i in only_video else {"go": go_form, "back": back_form}
@@ -292,7 +297,7 @@ def make_plan(
                     continue
                 model = asked_model(model, at)
                 gamma = options.gamma(model, kind, i / max(steps - 1, 1))
-                again = i not in fresh or (kind == "back" and options.back_moves == "reuse")
+                again = i not in (second_asks if kind == second_half else first_asks)
                 moves.append(Move(model, kind, label(model, at), at, to, gamma if kind == "go" else -gamma, i,
                                   reuse=reuse if again and model in asked else ""))
                 asked.add(model)

@@ -4,23 +4,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from .options import Options
 
+Set = TypeVar("Set", bound=Options)
+
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(Generic[Set]):
     """What a name stands for. ``cfg_scale``: None where it leaves the scale as it is. ``loop``: one of
     `ivmixed.plan.RELEASED`, or "" for the sampler's own moves. ``model``: the one that it suits, or "" for any."""
 
     help: str
-    options: Options
+    options: Set
     cfg_scale: float | None
     loop: str = ""
     model: str = ""
 
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({
+PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "paper": Preset("the paper's setting for AnimateDiff: gamma 4 everywhere, CFG scale 7.5", Options(), 7.5),
     "balanced": Preset("the extra loop in every eighth step: at most 1.5 times the price of plain AnimateDiff",
                        Options(active_percent=12.5), None),

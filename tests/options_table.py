@@ -7,15 +7,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ivmixed import OPTIONS
-from ivmixed.motion.options import MOTION_OPTIONS
-from ivmixed.options import Option
+from ivmixed.motion import MotionOptions
+from ivmixed.options import OPTIONS, Option
+from ivmixed.webui.options import WebUIOptions
 
 FILE = Path(__file__).parent.parent / "docs" / "options.md"
-TABLES: dict[str, tuple[Option, ...]] = {"The sampler": OPTIONS, "Built-in motion": tuple(MOTION_OPTIONS.values())}
+TABLES: dict[str, tuple[Option, ...]] = {
+    "The sampler": WebUIOptions.declared(), "Built-in motion": MotionOptions.declared()}
 HEAD = "| Option | Kind | Default | Allowed | What it does | Seen |\n|---|---|---|---|---|---|\n"
-KINDS = {"pair": "start and end", "curve": "keyframes", "size": "width and height", "whole": "whole number",
-         "several": "several of a choice"}
 
 
 def table(options: tuple[Option, ...], seen: dict[str, str]) -> str:
@@ -24,8 +23,9 @@ def table(options: tuple[Option, ...], seen: dict[str, str]) -> str:
     for option in options:
         default = "as `" + option.follows + "`" if option.follows else f"`{option.to_text(option.default)}`"
         default = default.replace("``", "none")
-        where = " (WebUI only)" if option.webui else ""
-        rows.append(f"| `{option.name}` | {KINDS.get(option.kind, option.kind)} | {default} | {option.allowed} | "
+        where = " (WebUI only)" if options == WebUIOptions.declared() and option not in OPTIONS else ""
+        allowed = f"as `{option.follows}`" if option.follows else option.kind.allowed
+        rows.append(f"| `{option.name}` | {option.kind.noun} | {default} | {allowed} | "
                     f"{option.help}{where} | {seen.get(option.name, '')} |\n")
     return HEAD + "".join(rows)
 

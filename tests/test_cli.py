@@ -18,8 +18,7 @@ from ivmixed.clips.media import read_clip, read_settings, write_clip
 from ivmixed.options import OPTIONS
 from ivmixed.standalone import Settings, txt2vid
 from ivmixed.standalone.box import CFG, FRAMES
-from ivmixed.standalone.cli import build_parser, main, settings_of
-from ivmixed.standalone.settings import FIELDS
+from ivmixed.standalone.cli import SETTINGS, build_parser, main, settings_of
 from ivmixed.standalone.txt2vid import complete
 
 from . import tiny
@@ -125,7 +124,7 @@ def test_what_is_left_out_is_what_suits_the_model(args, cfg, frames):
 def test_every_setting_and_option_is_a_flag():
     flags = {flag for action in build_parser()._subparsers._group_actions[0].choices["txt2vid"]._actions
              for flag in action.option_strings}
-    for name in [*FIELDS, *(option.name for option in OPTIONS if not option.webui)]:
+    for name in [option.name for option in (*Settings.declared(), *OPTIONS) if option.name != "options"]:
         assert "--" + name.replace("_", "-") in flags
 
 
@@ -188,18 +187,18 @@ def test_modelscope_with_resizing(capsys, tmp_path, modelscope, image):
     (["--size", "100x64"], "size = '100x64'"),
     (["--frames", "0"], "frames = '0'"),
     (["--steps", "many"], "steps = 'many'"),
-    (["--z-percent", "120"], "z_percent = 120"),
+    (["--z-percent", "120"], "z_percent = '120'"),
     (["--gamma-go", "1", "2", "3"], "gamma_go"),
     (["--interval", "50", "20"], "interval = "),
     (["--gama-go", "4"], "--gama-go"),
-    (["--form", "XX-IV"], "--form"),
+    (["--form", "XX-IV"], "form = 'XX-IV'"),
     (["--preset", "cheapest"], "--preset"),
     (["--out", "clip.avi"], "clip.avi"),
     (["--checkpoint", "nothing.safetensors"], "nothing.safetensors"),
     (["--motion-module", "nothing.ckpt"], "nothing.ckpt"),
     (["--lora", "nothing.safetensors:0.5"], "nothing.safetensors does not exist"),
-    (["--prediction", "x0"], "--prediction"),
-    (["--image-zero-snr", "on"], "nothing without image_checkpoint"),
+    (["--prediction", "x0"], "prediction = 'x0'"),
+    (["--image-zero-snr", "on"], "image_zero_snr = True cannot be used with"),
     (["--device", "cpu:abc"], "device = 'cpu:abc'"),
     (["--device", "cuda:99"], "device = 'cuda:99'"),
     (["--device", "cpu:" + "9" * 500], "device = "),
@@ -421,7 +420,7 @@ WORDS = st.one_of(
     st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(
         ["nan", "inf", "1e400", "9" * 400, "-1", "", "\0", "~no-such-user/x", "1x1", "8x9999999999", "x:nan",
          "\ud800", "[]"]))
-FLAGS = st.sampled_from([*FIELDS, "preset", "gamma_go", "interval", "form", "z_percent", "rho"])
+FLAGS = st.sampled_from([option.name for option in SETTINGS] + ["preset", "gamma_go", "interval", "form", "rho"])
 
 
 @settings(max_examples=40)

@@ -112,9 +112,9 @@ def test_settings_win_and_are_of_each_model_alone(tmp_path):
     v, eps = ("v_prediction", True), ("epsilon", False)
     assert taken(checkpoint=own) == [v, v]
     assert taken(checkpoint=own, prediction="epsilon", zero_snr=False) == [eps, eps]
-    assert taken(checkpoint=plain, prediction="v_prediction", zero_snr="on") == [v, v]
+    assert taken(checkpoint=plain, prediction="v_prediction", zero_snr=True) == [v, v]
     assert taken(checkpoint=plain, image_checkpoint=own) == [eps, v]
-    assert taken(checkpoint=own, image_checkpoint=own, image_prediction="epsilon", image_zero_snr="off") == [v, eps]
+    assert taken(checkpoint=own, image_checkpoint=own, image_prediction="epsilon", image_zero_snr=False) == [v, eps]
     video, image = (noises(Settings(checkpoint=own, motion_module="m"))[name].table() for name in ("video", "image"))
     assert video.sigmas == Schedule.linear().with_zero_snr().sigmas
     assert image.sigmas == Schedule.scaled_linear().with_zero_snr().sigmas

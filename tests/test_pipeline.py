@@ -236,11 +236,6 @@ def test_the_image_model_has_words_of_its_own(separate):
     assert torch.equal(same, pipe(PROMPT, NEGATIVE, **settings).latents) and (own - same).abs().max() > 1e-3
 
 
-def test_what_only_a_webui_has_is_refused():
-    with pytest.raises(OptionError, match="image_checkpoint = 'other' is not allowed; allowed: nothing outside of a W"):
-        plan_of(Schedule.linear(), Schedule.scaled_linear(), 5, Options(image_checkpoint="other"))
-
-
 def test_the_steps_of_distilled_models_end_one_before_the_first_timestep():
     table = Schedule.linear()
     plan = plan_of(table, Schedule.scaled_linear(), 4, Options(), solver="lcm")
@@ -275,7 +270,8 @@ def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
     ({"loop": "vc"}, "loop = 'vc'"),
     ({"loop": "animatediff", "options": Options(gamma_go=3)}, "equal gammas"),
     ({"loop": "animatediff", "options": Options(z_percent=66.7)}, "z_percent = 66.7"),
-    ({"loop": "animatediff", "options": Options(finish_percent=20)}, "no options but gamma_go"),
+    ({"loop": "animatediff", "options": Options(gamma_go="0=6 9=2", gamma_back="0=6 9=2")}, "has no keyframes"),
+    ({"loop": "animatediff", "options": Options(finish_percent=20)}, "finish_percent = 20.0 cannot be used with loop"),
     ({"width": 16, "height": 16, "options": Options(finish_percent=100, image_size=(8, 8))}, "image_size = '4x4'"),
 ])
 def test_refused_before_the_first_evaluation(wrong, words):
@@ -294,7 +290,7 @@ def test_released_options_become_the_released_plan():
 
 
 @pytest.mark.parametrize("options", [
-    {"back_moves": "reuse"}, {"fresh_percent": 50}, {"back_moves": "reuse", "gamma_go": 1, "gamma_back": 1},
+    {"reuse_percent": 50}, {"reuse_percent": 75}, {"reuse_percent": 50, "gamma_go": 1, "gamma_back": 1},
 ])
 def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     """The clip is the one that asking the networks anew about the same latents makes; with gamma 1, where a go move
@@ -317,7 +313,7 @@ def test_a_reused_prediction_costs_no_network(options, monkeypatch):
     assert len(calls) == len(clip.plan.moves) > clip.plan.evaluations
 
 
-FEATURES = Options(back_moves="reuse", reused="features", fresh_percent=70)
+FEATURES = Options(reuse_percent=65, reused="features")
 
 
 @pytest.mark.parametrize("make, chunk", [

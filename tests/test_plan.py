@@ -85,7 +85,7 @@ def test_the_extra_loop_begins_and_ends_at_the_level_of_its_step(order, first, t
 
 @given(any_options(**SWAPPED), any_sigmas(), tables)
 def test_swapped_are_the_levels_of_the_two_denoising_moves_alone(options, sigmas, schedules):
-    exact = {"back_moves": "evaluate", "fresh_percent": 100, "above_sigma_max": "clamp"}
+    exact = {"reuse_percent": 0, "above_sigma_max": "clamp"}
     swapped, straight = (make_plan(dataclasses.replace(options, loop_order=order, **exact), sigmas, *schedules)
                          for order in ("animatediff", "denoise-first"))
     for i in range(len(sigmas) - 1):
@@ -160,7 +160,7 @@ def test_only_what_was_predicted_is_reused(options, sigmas, schedules):
 
 @given(any_options(), any_sigmas(), tables)
 def test_reuse_changes_nothing_else_of_a_plan(options, sigmas, schedules):
-    exact = dataclasses.replace(options, back_moves="evaluate", fresh_percent=100)
+    exact = dataclasses.replace(options, reuse_percent=0)
     moves = [dataclasses.replace(move, reuse="") for move in make_plan(options, sigmas, *schedules).moves]
     assert tuple(moves) == make_plan(exact, sigmas, *schedules).moves
 
@@ -213,7 +213,7 @@ def test_sigmas_that_do_not_descend_to_zero_or_above_are_refused(sigmas):
 # --- the five rows
 
 def test_an_active_step_is_the_five_rows_of_the_design():
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5)
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5)
     a, b, c = LEVELS[1:4]
     assert step_of(make_plan(options, LEVELS), 1) == [
         Move("image", "go", a, a, b, 1.0, 1),
@@ -243,7 +243,7 @@ def test_the_smallest_sigma_is_the_video_models():
 def test_moves_without_length_are_left_out(schedule):
     """A schedule that ends in the smallest sigma, as the host's own does: c would be b."""
     sigma_min = VIDEO.sigma_min
-    plan = make_plan(Options(gamma_image_go=1, gamma_video_back=2), [1.0, 0.3, sigma_min, 0.0], schedule)
+    plan = make_plan(Options(gamma_image_go=1, gamma_back=2), [1.0, 0.3, sigma_min, 0.0], schedule)
     assert step_of(plan, 1) == [
         Move("image", "go", 0.3, 0.3, sigma_min, 1.0, 1),
         Move("video", "back", sigma_min, sigma_min, 0.3, -2.0, 1),
@@ -279,7 +279,7 @@ def test_evaluations_of_a_whole_run_without_tables(steps, evaluations):
 # --- the order of the extra loop
 
 def test_the_loop_that_goes_up_first_is_the_mirrored_five_rows():
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5,
                       loop_order="noise-first")
     first, second, a, b = LEVELS[:4]
     plan = make_plan(options, LEVELS)
@@ -359,7 +359,8 @@ def test_every_form_that_means_something_is_there():
 
 def test_a_gamma_goes_to_its_own_model_and_direction():
     gammas = {("image", "go"): 1.0, ("image", "back"): 2.0, ("video", "go"): 3.0, ("video", "back"): 5.0}
-    values = {f"gamma_{model}_{direction}": value for (model, direction), value in gammas.items()}
+    values = {f"gamma_{'image_' * (model == 'image')}{direction}": value
+              for (model, direction), value in gammas.items()}
     for form in "IV-IV", "VV-VV", "II-II":
         for move in make_plan(Options(form=form, **values), LEVELS).moves:
             if move.kind != "ordinary":
@@ -378,7 +379,7 @@ def test_gammas_follow_the_ramp_over_the_steps():
 
 
 def test_gammas_follow_their_curve_over_the_steps():
-    plan = make_plan(Options(gamma_go_curve="0=8 50=2", gamma_back=1), LEVELS)
+    plan = make_plan(Options(gamma_go="0=8 50=2", gamma_back=1), LEVELS)
     assert [{move.guidance for move in extra(plan, i) if move.kind == "go"} for i in range(4)] == [{8}, {5}, {2}, {2}]
     assert {move.guidance for move in plan.moves if move.kind == "back"} == {-1}
 
@@ -409,21 +410,40 @@ def pattern(plan, i):
 
 @pytest.mark.parametrize("form, step, last", [("IV-IV", "iV..V", "iVV"), ("VV-VV", "VV..V", "V.V"),
                                               ("II-II", "ii..V", "i.V")])
-def test_back_moves_that_reuse(form, step, last):
+def test_half_of_the_extra_moves_reuse_what_the_others_found(form, step, last):
     """In the last active step b is the smallest level, so of four moves two are left: a to b, and back."""
-    plan = make_plan(Options(form=form, back_moves="reuse"), LEVELS)
+    plan = make_plan(Options(form=form, reuse_percent=50), LEVELS)
     assert [pattern(plan, i) for i in range(5)] == [step] * 3 + [last, "V"]
     assert plan.evaluations == sum(3 if i < 3 else len(last.replace(".", "")) if i == 3 else 1 for i in range(5))
 
 
-def test_steps_that_are_not_fresh():
+def test_less_than_half_is_of_some_loops():
+    plan = make_plan(Options(reuse_percent=25), [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    assert [pattern(plan, i) for i in range(4)] == ["iV..V", "iViVV", "iV..V", "iViVV"]
+
+
+def test_more_than_half_is_whole_loops_too():
     """The first asks what was not asked yet: the image model here, as the video model made the plain step before."""
-    plan = make_plan(Options(fresh_percent=50), [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-    assert [pattern(plan, i) for i in range(4)] == ["iV..V", "iViVV", "....V", "iViVV"]
-    late = make_plan(Options(fresh_percent=0, interval=(40, 100)), LEVELS)
+    late = make_plan(Options(reuse_percent=100, interval=(40, 100)), LEVELS)
     assert [pattern(late, i) for i in range(5)] == ["V", "V", "i...V", "..V", "V"]
-    both = make_plan(Options(fresh_percent=50, back_moves="reuse"), LEVELS)
+    both = make_plan(Options(reuse_percent=75), LEVELS)
     assert [pattern(both, i) for i in range(5)] == ["iV..V", "iV..V", "....V", "iVV", "V"]
+
+
+def test_the_second_half_of_a_loop_is_the_one_that_comes_later():
+    plan = make_plan(Options(reuse_percent=50, loop_order="noise-first"), LEVELS)
+    assert {move.kind for move in plan.moves if move.reuse} == {"go"}
+    assert [pattern(plan, i) for i in range(5)] == ["V", "iVV", "iV..V", "iV..V", "iV..V"]
+
+
+@settings(max_examples=25)
+@given(st.floats(0, 100), st.sampled_from(["denoise-first", "noise-first"]))
+def test_the_share_of_moves_that_reuse_is_the_one_that_was_asked_for(percent, order):
+    """Of the form VV-VV, whose model is always known: within a loop, half of which is the unit."""
+    options = Options(form="VV-VV", reuse_percent=percent, loop_order=order)
+    plan = make_plan(options, [float(n) for n in range(99, -1, -1)])
+    extra_moves = [move for move in plan.moves if move.kind != "ordinary"]
+    assert sum(bool(move.reuse) for move in extra_moves) == pytest.approx(len(extra_moves) * percent / 100, abs=4)
 
 
 @given(any_options(), any_sigmas(), tables)
@@ -492,7 +512,7 @@ def test_z_percent_replaces_its_share_of_the_active_steps(options, sigmas):
 
 
 def test_a_replaced_step_is_a_step_of_vv_vv():
-    options = Options(form="II-II", z_percent=50, gamma_image_go=1, gamma_video_go=2, gamma_video_back=3)
+    options = Options(form="II-II", z_percent=50, gamma_image_go=1, gamma_go=2, gamma_back=3)
     plan = make_plan(options, LEVELS)
     plain = make_plan(dataclasses.replace(options, form="VV-VV", z_percent=0), LEVELS)
     pure = make_plan(dataclasses.replace(options, z_percent=0), LEVELS)
@@ -597,7 +617,7 @@ def test_a_finish_is_cheaper_than_plain_and_says_so():
 def test_a_smaller_image_size_does_not_go_with_a_finish():
     plan = make_plan(Options(finish_percent=20, image_size=(64, 96)), automatic(25), VIDEO, IMAGE)
     plan.check_size(12, 8)
-    with pytest.raises(OptionError, match=r"image_size = '8x12'.*16x8, the clip's size, or more.*finish_percent"):
+    with pytest.raises(OptionError, match=r"image_size = '8x12' cannot be used with finish_percent.*take 16x8"):
         plan.check_size(8, 16)
     make_plan(Options(image_size=(64, 96)), automatic(25), VIDEO, IMAGE).check_size(8, 16)
 
@@ -641,7 +661,7 @@ def test_at_equal_timestep_a_whole_timestep_is_met_exactly():
 
 @given(any_sigmas())
 def test_skipped_moves_are_the_video_models_with_its_own_gamma(sigmas):
-    options = Options(gamma_image_go=1, gamma_image_back=2, gamma_video_go=3, gamma_video_back=5)
+    options = Options(gamma_image_go=1, gamma_image_back=2, gamma_go=3, gamma_back=5)
     clamped = make_plan(options, sigmas, VIDEO, IMAGE)
     skipped = make_plan(dataclasses.replace(options, above_sigma_max="skip"), sigmas, VIDEO, IMAGE)
     for before, after in zip(clamped.moves, skipped.moves, strict=True):

@@ -174,7 +174,7 @@ def test_an_active_step_is_its_five_lines():
     x = x + (a - b) * video.eps(x, b, -5)
     x = x + (b - a) * video.eps(x, a, CFG)
     x = x + (c - b) * video.eps(x, b, CFG)
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5, interval=(0, 50))
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5, interval=(0, 50))
     result = run(make_plan(options, [a, b, c]), start)
     torch.testing.assert_close(result, x, rtol=0, atol=1e-6)
     assert (result - textbook_euler(video, start, torch.tensor([a, b, c]), {"cond_scale": CFG})).abs().max() > 1
@@ -192,7 +192,7 @@ def test_a_step_that_reuses_is_its_five_lines():
     x = x + (b - c) * image.eps(first, a, -3)
     x = x + (a - b) * video.eps(second, b, -5)
     x = x + (b - a) * video.eps(x, a, CFG)
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5, back_moves="reuse",
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5, reuse_percent=50,
                       interval=(0, 1))
     plan = make_plan(options, [a, b, c])
     assert plan.evaluations == 4
@@ -200,7 +200,7 @@ def test_a_step_that_reuses_is_its_five_lines():
     torch.testing.assert_close(run(dataclasses.replace(plan, moves=moves), start), x, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{"back_moves": "reuse"}, {"fresh_percent": 50}, {"fresh_percent": 0}])
+@pytest.mark.parametrize("options", [{"reuse_percent": 50}, {"reuse_percent": 75}, {"reuse_percent": 100}])
 def test_a_reused_prediction_is_the_very_latent_of_the_latest_evaluation(options):
     """So a denoiser can answer from memory."""
     video, image = video_and_image()
@@ -242,7 +242,7 @@ def test_rescaled_moves_by_hand(share):
     assert not any(move.evaluates for move in asked)
 
 
-@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"fresh_percent": 50, "form": "II-II"}])
+@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}, {"reuse_percent": 75, "form": "II-II"}])
 def test_the_question_about_guidance_1_is_of_the_very_latent_and_level(options):
     video, image = video_and_image()
     seen = {"video": video.seen, "image": image.seen}
@@ -261,7 +261,7 @@ def test_the_question_about_guidance_1_is_of_the_very_latent_and_level(options):
 
 def test_a_move_that_reuses_features_asks_about_its_own_latent():
     exact = run(make_plan(Options(), LEVELS), noisy())
-    plan = make_plan(Options(back_moves="reuse", reused="features"), LEVELS)
+    plan = make_plan(Options(reuse_percent=50, reused="features"), LEVELS)
     assert plan.reuses("features") and torch.equal(run(plan, noisy()), exact)
 
 
@@ -297,7 +297,7 @@ def test_a_step_that_goes_up_first_is_its_five_lines():
     x = x + (a - first) * image.eps(x, first, 1)
     x = x + (b - a) * video.eps(x, a, 2)
     x = x + (c - b) * video.eps(x, b, CFG)
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5,
                       loop_order="noise-first")
     plan = make_plan(options, [first, a, b, c])
     moves = tuple(dataclasses.replace(move, step=0) for move in plan.moves if move.step == 2)
@@ -322,7 +322,7 @@ def test_a_step_of_the_released_animatediff_order_is_its_five_lines():
     x = x + (a - b) * video.eps(x, b, -5)
     x = x + (b - a) * video.eps(x, a, CFG)
     x = x + (c - b) * video.eps(x, b, CFG)
-    options = Options(gamma_image_go=1, gamma_video_go=2, gamma_image_back=3, gamma_video_back=5,
+    options = Options(gamma_image_go=1, gamma_go=2, gamma_image_back=3, gamma_back=5,
                       loop_order="animatediff", interval=(0, 50))
     sigmas = torch.tensor([a, b, c], dtype=torch.float64)
     result = run(make_plan(options, sigmas), start, sigmas=sigmas)
@@ -340,7 +340,7 @@ def test_fresh_noise_has_the_variance_of_its_move(low, more):
 
 
 def test_progress_counts_evaluations_alone(capsys):
-    plan = make_plan(Options(back_moves="reuse"), LEVELS)
+    plan = make_plan(Options(reuse_percent=50), LEVELS)
     run(plan, noisy(), disable=False)
     assert plan.evaluations == 13 and "13/13" in capsys.readouterr().err
 
@@ -531,7 +531,7 @@ def test_moves_reach_the_models_in_order_with_signed_guidance():
             return torch.zeros_like(x)
         return model
 
-    options = Options(gamma_image_go=(1, 6), gamma_video_go=2, gamma_image_back=(3, 0), gamma_video_back=5)
+    options = Options(gamma_image_go=(1, 6), gamma_go=2, gamma_image_back=(3, 0), gamma_back=5)
     plan = make_plan(options, [20.0, *LEVELS], Schedule.linear(), Schedule.scaled_linear())
     told = []
     run(plan, noisy(), listening("video"), listening("image"), on_move=lambda move: told.append((move, len(asked))))
@@ -866,7 +866,7 @@ def test_without_an_extra_loop_the_order_is_the_solvers(solver, expected):
 def limit_of_the_extra_loop(x, options, models, cfg, steps=200):
     """The flow that a run approaches with many steps: to first order the extra loop adds (gamma go + gamma back) times
     the guidance of both models to the direction of the ordinary step. Runge-Kutta in log sigma."""
-    strength = options.gamma_go[0] + options.gamma_back[0]
+    strength = options.gamma_go + options.gamma_back
 
     def slope(x, time):
         sigma = math.exp(time)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ivmixed import OptionError, Options
 from ivmixed.standalone import Settings
-from ivmixed.standalone.settings import BOX, FIELDS
+from ivmixed.standalone.settings import BOX
 
 sides = st.integers(1, 128).map(lambda eighth: 8 * eighth)
 
@@ -32,7 +32,8 @@ def test_round_trip_through_json(settings):
     ("image_lora", (("x.pt", -0.5), ("y.pt", 1.0)), ["x.pt:-0.5", "y.pt"]),
 ])
 def test_text_of_a_command_line_is_the_value(field, value, text):
-    assert getattr(Settings(**{field: value}), field) == getattr(Settings(**{field: text}), field)
+    words = text if isinstance(text, list) else [text]
+    assert getattr(Settings(**{field: value}), field) == Settings.option(field).from_words(words)
 
 
 def test_paths_are_kept_absolute_and_the_box_by_name(monkeypatch, tmp_path):
@@ -50,13 +51,13 @@ def test_paths_are_kept_absolute_and_the_box_by_name(monkeypatch, tmp_path):
     ("fps", 0), ("seed", -1), ("seed", "abc"), ("precision", "fp8"), ("loop", "other"),
     ("image_lora", "x.pt:11"), ("image_lora", 5), ("checkpoint", ""), ("prompt", 5),
     ("solver", "heun"),
-    ("checkpoint", None), ("image_chunk", 0), ("checkpoint", "a\0b"), ("vae", "~no-such-user/x"), ("zero_snr", 1),
+    ("checkpoint", None), ("image_chunk", 0), ("checkpoint", "a\0b"), ("vae", "~no-such-user/x"), ("zero_snr", 1), ("zero_snr", "on"), ("steps", "25"),
     ("zero_snr", "yes"), ("prediction", "x0"), ("lora", [{"a": 1}]), ("lora", [["a"]]), ("lora", [None]), ("lora", {}),
 ])
 def test_wrong_values_are_refused_by_name(field, value):
     with pytest.raises(OptionError) as refusal:
         Settings(**{field: value})
-    assert refusal.value.field == field and refusal.value.allowed == FIELDS[field].allowed
+    assert refusal.value.field == field and refusal.value.allowed == Settings.option(field).allowed
     assert repr(value) in str(refusal.value)
 
 
@@ -69,9 +70,9 @@ def test_what_no_file_or_number_can_hold_is_refused(field, value):
     assert refusal.value.field == field
 
 
-def test_switches_are_taken_as_text_and_as_truth():
-    assert [Settings(zero_snr=value).zero_snr for value in (True, False, "on", "off", None)] == [
-        True, False, True, False, None]
+def test_switches_are_on_or_off_on_a_command_line():
+    assert [Settings.option("zero_snr").from_words([word]) for word in ("on", "off")] == [True, False]
+    assert [Settings(zero_snr=value).zero_snr for value in (True, False, None)] == [True, False, None]
 
 
 def test_an_unknown_name_is_refused_with_a_suggestion():

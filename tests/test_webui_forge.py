@@ -178,11 +178,11 @@ def test_guidance_of_the_hires_pass(host):
     assert p.hr_cfg == 3.5
 
 
-@pytest.mark.parametrize("back_moves", ["evaluate", "reuse"])
-def test_extra_moves_guide_where_the_cfg_scale_is_1(host, back_moves):
+@pytest.mark.parametrize("reuse_percent", [0, 50])
+def test_extra_moves_guide_where_the_cfg_scale_is_1(host, reuse_percent):
     """Forge main does not even encode the negative prompt then."""
-    p, result, pairs = run(host, {"back_moves": back_moves}, cfg_scale=1.0)
-    if back_moves == "evaluate":
+    p, result, pairs = run(host, {"reuse_percent": reuse_percent}, cfg_scale=1.0)
+    if reuse_percent == 0:
         assert_guidance(host, p, pairs, result, {"go": lambda m: 4, "back": lambda m: -4, "ordinary": lambda m: 1})
     assert {len(torch.cat([call.x for call in evaluation.calls])) for move, evaluation in pairs
             if move.kind != "ordinary" and not move.reuse} == {10}
@@ -196,8 +196,8 @@ def test_cfg_1_of_a_still_is_left_alone(any_host):
     assert (p.uc is None) == (any_host.kind == "forge_main")
 
 
-@pytest.mark.parametrize("options", [{"back_moves": "reuse"}, {"fresh_percent": 50},
-                                     {"form": "II-II", "back_moves": "reuse"}])
+@pytest.mark.parametrize("options", [{"reuse_percent": 50}, {"reuse_percent": 75},
+                                     {"form": "II-II", "reuse_percent": 50}])
 @pytest.mark.parametrize("fits", [True, False, "at times"])
 def test_a_reused_prediction_is_that_of_the_latest_evaluation(host, options, fits):
     """No network is called for it, however the host batches cond and uncond in between."""
@@ -235,7 +235,7 @@ def test_controls_are_not_run_for_a_reused_prediction(host):
         return torch.ones(rows, 4, 4, 4)
 
     host.model.forge_objects_after_applying_lora.unet.controlnet_linked_list = control
-    _, _, pairs = run(host, {"back_moves": "reuse"})
+    _, _, pairs = run(host, {"reuse_percent": 50})
     assert set(asked) == {n for n, (move, _) in enumerate(pairs, 1) if not move.reuse}
 
 
@@ -393,7 +393,7 @@ REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_obje
 """Of the request itself, which the host and AnimateDiff keep until the next."""
 
 
-@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}])
+@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}])
 def test_after_success_the_host_is_as_after_euler(host, options):
     euler = host.run(host.clip("Euler", version="v1", **SMALL))
     still = host.run(host.still("Euler"))

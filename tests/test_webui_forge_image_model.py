@@ -227,8 +227,8 @@ IPAdapter.__module__ = "lib_ipadapter.IPAdapterPlus"
 
 
 @pytest.mark.parametrize("model", ["both", "video", "image"])
-@pytest.mark.parametrize("back_moves", ["evaluate", "reuse"])
-def test_controls_act_on_the_model_of_choice(host, model, back_moves):
+@pytest.mark.parametrize("reuse_percent", [0, 50])
+def test_controls_act_on_the_model_of_choice(host, model, reuse_percent):
     acted, patched = IPAdapter.acted, []
 
     def control(rows):
@@ -243,7 +243,7 @@ def test_controls_act_on_the_model_of_choice(host, model, back_moves):
     unet.controlnet_linked_list = control
     unet.set_model_attn2_replace(IPAdapter(), "middle", 0)
     unet.set_model_attn2_replace(another, "output", 0)
-    options = {"controlnet": model, "back_moves": back_moves, "finish_percent": 20}
+    options = {"controlnet": model, "reuse_percent": reuse_percent, "finish_percent": 20}
     p = host.clip(options=options, **ONE_WINDOW)
     by_evaluation = []
     host.on_evaluated.append(lambda n: (by_evaluation.append(set(acted)), acted.clear()))
@@ -270,9 +270,9 @@ def deep_and_rest(network, x, t, context, deep=None):
 
 
 @pytest.mark.parametrize("options", [
-    {"form": "II-II", "back_moves": "reuse"}, {"form": "II-II", "fresh_percent": 50},
-    {"form": "II-II", "back_moves": "reuse", "image_checkpoint": "other"},
-    {"form": "II-II", "back_moves": "reuse", "guidance_rescale": 0.5},
+    {"form": "II-II", "reuse_percent": 50}, {"form": "II-II", "reuse_percent": 75},
+    {"form": "II-II", "reuse_percent": 50, "image_checkpoint": "other"},
+    {"form": "II-II", "reuse_percent": 50, "guidance_rescale": 0.5},
 ])
 @pytest.mark.parametrize("fits", [True, False])
 def test_features_that_serve_again_are_those_of_the_latest_evaluation(host, options, fits):
@@ -300,7 +300,7 @@ def test_features_that_serve_again_are_those_of_the_latest_evaluation(host, opti
 
 def test_features_of_the_video_model_have_its_motion(host):
     """Motion in the deep layers is in what is kept; behind the last of them, and further out, it acts anew."""
-    options = {"reused": "features", "form": "VV-VV", "back_moves": "reuse"}
+    options = {"reused": "features", "form": "VV-VV", "reuse_percent": 50}
     calls = []
     host.motion.mm_animatediff.load("v3")
     for number, block in enumerate(host.motion.mm_animatediff.mm.blocks):
@@ -317,7 +317,7 @@ def test_features_of_the_video_model_have_its_motion(host):
 def test_other_rows_than_were_kept_are_evaluated_whole(host):
     """The host batches cond and uncond by the memory that is free just then."""
     host.on_evaluated.append(lambda n: setattr(host.shared, "fits_in_memory", n % 2 == 0))
-    options = {"reused": "features", "form": "II-II", "back_moves": "reuse"}
+    options = {"reused": "features", "form": "II-II", "reuse_percent": 50}
     p = host.clip(options=options, **ONE_WINDOW)
     host.run(p)
     compared = 0
@@ -344,8 +344,8 @@ def test_other_rows_than_were_kept_have_motion_behind_all_layers(host):
 
 
 def test_windows_elsewhere_in_every_step_have_no_features_in_common(host):
-    with pytest.raises(HTTPException, match=r"fresh_percent = 50\.0 is not allowed"):
-        host.run(host.clip(options={"reused": "features", "fresh_percent": 50}, frames=8, context=4, steps=3))
+    with pytest.raises(HTTPException, match=r"reuse_percent = 75\.0 cannot be used with reused = 'features'"):
+        host.run(host.clip(options={"reused": "features", "reuse_percent": 75}, frames=8, context=4, steps=3))
 
 
 def test_a_controls_part_in_the_deep_layers_is_left_out(host):
@@ -357,8 +357,8 @@ def test_a_controls_part_in_the_deep_layers_is_left_out(host):
     assert module.outermost({"output": ["o1"]}) == {"input": [], "middle": [], "output": ["o1"]}
 
 
-def test_what_the_plan_refuses_is_refused_beside_another_image_model(host):
-    """It is made before the sampling, to know whether the image model will be asked."""
-    options = {"image_checkpoint": "other", "back_moves": "reuse", "loop_order": "noise-first"}
-    with pytest.raises(host.sampler.RefusedError, match="back_moves = 'reuse'"):
+def test_options_that_are_wrong_are_refused_beside_another_image_model(host):
+    """They are read before the sampling, to know whether the image model will be asked."""
+    options = {"image_checkpoint": "other", "z_percent": 101}
+    with pytest.raises(host.sampler.RefusedError, match="z_percent = 101"):
         host.run(host.clip(options=options, frames=4, context=4, steps=3))

@@ -4,7 +4,8 @@ import logging
 import pytest
 import torch
 
-from ivmixed import OPTIONS, PRESETS, OptionError, Options
+from ivmixed import PRESETS, OptionError
+from ivmixed.webui.options import OPTIONS, WebUIOptions
 
 from .host import NAME, loaded
 
@@ -49,19 +50,19 @@ def test_there_is_an_axis_for_every_option_and_for_presets(host):
     assert [axis.label for axis in host.plot.axis_options] == labels
 
 
-TEXTS = {"form": ["IV-IV", "RR-IV"], "reused": ["prediction"], "back_moves": ["evaluate", "reuse"],
+TEXTS = {"form": ["IV-IV", "RV-IV"], "reused": ["prediction"],
          "schedule_match": ["sigma", "timestep"], "above_sigma_max": ["clamp", "skip"],
          "interval": "0 to 50, 20 to 100", "rho": "1, 7", "loop_order": ["denoise-first", "noise-first"],
-         "z_pattern": ["even", "last"], "guidance_rescale": "0, 0.5", "gamma_go_curve": "0=6 100=2, 50=3",
-         "gamma_back_curve": "0=1", "image_size": "64x32, 32x32", "image_resize": ["change", "area"],
+         "z_pattern": ["even", "last"], "guidance_rescale": "0, 0.5",
+         "gamma_go": "6 to 2, 4", "gamma_back": "0=6 100=2, 3", "gamma_image_go": "6 to 2, 4",
+         "gamma_image_back": "0=6 100=2, 3", "image_size": "64x32, 32x32", "image_resize": ["change", "area"],
          "image_prompt": "a castle, a <b>", "image_negative_prompt": "noise", "image_checkpoint": [""],
          "controlnet": ["both", "image"], "finish_by": ["timesteps", "steps"]}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_a_cell_is_the_clip_made_with_that_option(host, option):
-    default = "6 to 2, 4" if option.kind == "pair" else "0-100 (+50)"
-    text = TEXTS.get(option.name, default)
+    text = TEXTS.get(option.name, "0-100 (+50)")
     axis = f"[IV-mixed] {option.label.removeprefix('IV-mixed ')}"
     values = host.plot.values_of(host.plot.axis(axis), text)
     others = {"gamma_back": [5.0, 3.0]} if option.name != "gamma_back" else {}
@@ -75,16 +76,16 @@ def test_a_cell_is_the_clip_made_with_that_option(host, option):
 
 def test_two_axes_and_the_panel_together(host):
     cells = grid(host, "[IV-mixed] gamma go", "6, 4", "[IV-mixed] form", ["IV-IV", "II-II"], options={"rho": 3})
-    assert [Options.from_infotext(said) for said, _ in cells] == [
-        Options(rho=3, gamma_go=go, form=form) for form in ("IV-IV", "II-II") for go in (6, 4)]
+    assert [WebUIOptions.from_infotext(said) for said, _ in cells] == [
+        WebUIOptions(rho=3, gamma_go=go, form=form) for form in ("IV-IV", "II-II") for go in (6, 4)]
 
 
 def test_presets_are_an_axis(host):
-    host.module("presets").save("mine", Options(gamma_go=6), 5.0)
+    host.module("presets").save("mine", WebUIOptions(gamma_go=6), 5.0)
     p = host.clip(frames=4, context=4)
     cells = host.plot.run(p, "[IV-mixed] preset", ["paper-videocrafter", "mine", "plain"])
     assert [cell.cfg_scale for cell, _ in cells] == [9.0, 5.0, 7.0]
-    for (cell, _), options, scale in zip(cells, (PRESETS["paper-videocrafter"].options, Options(gamma_go=6),
+    for (cell, _), options, scale in zip(cells, (PRESETS["paper-videocrafter"].options, WebUIOptions(gamma_go=6),
                                                     PRESETS["plain"].options), (9.0, 5.0, 7.0)):
         alone = host.clip(options=options.to_dict(), frames=4, context=4, cfg_scale=scale)
         assert torch.equal(host.run(alone), cell.latents)
@@ -117,9 +118,9 @@ def test_the_plot_ends_with_its_cells(host):
 # --- presets in the infotext
 
 def test_the_infotext_names_the_preset(host):
-    host.module("presets").save("mine", Options(gamma_go=6), 5.0)
-    for options, name in ((Options(), None), (PRESETS["plain"].options, "plain"), (Options(gamma_go=6), "mine"),
-                          (Options(gamma_go=5), None)):
+    host.module("presets").save("mine", WebUIOptions(gamma_go=6), 5.0)
+    for options, name in ((WebUIOptions(), None), (PRESETS["plain"].options, "plain"), (WebUIOptions(gamma_go=6), "mine"),
+                          (WebUIOptions(gamma_go=5), None)):
         p = host.clip(options=options.to_dict(), frames=4, context=4)
         host.run(p)
         assert p.extra_generation_params.get("IV-mixed preset") == name
@@ -132,7 +133,7 @@ def test_a_closed_panel_runs_the_preset_of_the_settings(host):
     assert info.component_args()["choices"] == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
     assert (info.default, info.section) == ("paper", ("ivmixed", "IV-mixed"))
     published = host.run(host.clip(frames=4, context=4))
-    assert torch.equal(host.run(host.clip(options=Options().to_dict(), frames=4, context=4)), published)
+    assert torch.equal(host.run(host.clip(options=WebUIOptions().to_dict(), frames=4, context=4)), published)
     host.shared.opts.set("ivmixed_closed", "paper-videocrafter")
     p = host.clip(frames=4, context=4)
     clip = host.run(p)
@@ -154,7 +155,7 @@ def test_a_preset_of_the_settings_that_is_gone_is_told(host):
     p = host.clip(frames=4, context=4)
     host.run(p)
     assert any("'deleted' of the settings is not there any more" in line for line in host.log.lines)
-    assert Options.from_infotext(p.extra_generation_params) == Options()
+    assert WebUIOptions.from_infotext(p.extra_generation_params) == WebUIOptions()
 
 
 def test_the_console_says_what_the_settings_allow(host):

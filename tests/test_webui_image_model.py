@@ -168,14 +168,14 @@ def assert_models(host, p, options, image, text, frames=4, changed_text=True):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
-@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"interval": [0, 0], "finish_percent": 20}])
+@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}, {"interval": [0, 0], "finish_percent": 20}])
 def test_another_checkpoint_is_the_image_model(host, folder, version, options):
     options = {"image_checkpoint": "other", **options}
     still, clip = host.run(host.still("Euler")), host.run(host.clip(version=version, **ONE_WINDOW))
     left = watch_sampling(host)
     p = host.clip(options=options, version=version, **ONE_WINDOW)
     changed, latents = changed_by(host, p)
-    assert_models(host, p, options, *by_hand(host, folder)) if "back_moves" not in options else None
+    assert_models(host, p, options, *by_hand(host, folder)) if "reuse_percent" not in options else None
     assert changed <= {"mm_animatediff.ad_params"} and left == [set()]
     assert (latents - clip).abs().max() > 1e-3
     assert torch.equal(host.run(host.still("Euler")), still)
@@ -440,7 +440,7 @@ def test_controlnet_can_tell_the_image_models_words_apart(host, folder, options)
 @pytest.mark.parametrize("built_in", [True, False])
 @pytest.mark.parametrize("cfg_scale, options, alone", [
     (7.0, {}, ()), (1.0, {}, ("ordinary",)), (1.0, {"gamma_go": 1}, ("ordinary", "go")),
-    (1.0, {"gamma_go": 1, "back_moves": "reuse"}, ()), (1.0, {"interval": (0, 0), "finish_percent": 20}, ("ordinary",)),
+    (1.0, {"gamma_go": 1, "reuse_percent": 50}, ()), (1.0, {"interval": (0, 0), "finish_percent": 20}, ("ordinary",)),
 ])
 def test_guidance_1_costs_one_network_pass(host, tmp_path, monkeypatch, built_in, cfg_scale, options, alone):
     """AnimateDiff's windows need the negative prompt's rows all the same."""

@@ -4,15 +4,16 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivmixed import PRESETS, Options
+from ivmixed import PRESETS
 from ivmixed.cost import times_plain
+from ivmixed.webui.options import WebUIOptions
 
 from .host import NAME, loaded
 from .test_options import any_options
-from .test_webui_panel import Panel, told_once
+from .test_webui_panel import Panel
 
 TXT2IMG = {"sampler": NAME, "steps": 20, "scheduler": "Automatic", "cfg_scale": 7.5, "width": 512, "height": 512,
            "frames": 16}
@@ -53,16 +54,18 @@ def text_of(markup):
 
 # --- values
 
-@given(any_options())
+@settings(max_examples=25)
+@given(any_options(WebUIOptions))
 def test_the_values_of_options_are_those_options(page, options):
     values = page.host.module("page.panel").values_of(options)
-    assert page.options(dict(zip(page.names, values))) == told_once(options)
+    assert page.options(dict(zip(page.names, values))) == options
     assert dict(zip(page.names, values)) == page.showing(options)
 
 
 # --- the picture
 
-@given(any_options(finish_percent=0.0) | any_options(image_size=None), st.integers(1, 60))
+@settings(max_examples=25)
+@given(any_options(WebUIOptions, finish_percent=0.0) | any_options(WebUIOptions, image_size=None), st.integers(1, 60))
 def test_the_picture_is_of_the_plan(host, options, steps):
     data, text, price, _ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -78,7 +81,8 @@ def test_the_picture_is_of_the_plan(host, options, steps):
         assert times == 1 or f"about {times:.{2 if times < 1 else 1}f} times plain" in words
 
 
-@given(any_options(finish_percent=0.0) | any_options(image_size=None), st.integers(2, 60))
+@settings(max_examples=25)
+@given(any_options(WebUIOptions, finish_percent=0.0) | any_options(WebUIOptions, image_size=None), st.integers(2, 60))
 def test_the_curves_are_the_guidance_of_the_moves(host, options, steps):
     data, *_ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -90,14 +94,14 @@ def test_the_curves_are_the_guidance_of_the_moves(host, options, steps):
 
 
 def test_the_picture_is_told_in_words(host):
-    arguments = host.module("page.panel").values_of(Options(gamma_go=(6, 2), z_percent=50))
+    arguments = host.module("page.panel").values_of(WebUIOptions(gamma_go=(6, 2), z_percent=50))
     figure, *_ = host.module("page.live").look("custom", TXT2IMG, arguments)
     label = re.search(r'aria-label="([^"]*)"', figure)[1]
     assert label == (
         "Guidance over the steps. image model, denoising: from 6 to 2; image model, inverting: -4 throughout; "
         "video model, denoising: from 6 to 2; video model, inverting: -4 throughout; the ordinary steps: 7.5.")
     assert "19 of 20 steps run the loop (9 IV-IV, 10 VV-VV); 76 evaluations of the video model, 18" in text_of(figure)
-    arguments = host.module("page.panel").values_of(Options(form="VV-VV"))
+    arguments = host.module("page.panel").values_of(WebUIOptions(form="VV-VV"))
     figure, *_ = host.module("page.live").look("custom", TXT2IMG, arguments)
     assert re.search(r'aria-label="([^"]*)"', figure)[1] == (
         "Guidance over the steps. video model, denoising: 4 throughout; video model, inverting: -4 throughout; "
@@ -105,56 +109,56 @@ def test_the_picture_is_told_in_words(host):
 
 
 @pytest.mark.parametrize("options, words", [
-    (Options(interval=(0, 0)), "20 evaluations, the price of plain AnimateDiff All 20 steps are plain; 20 "),
-    (Options(form="VV-VV"), "94 evaluations, about 4.7 times plain AnimateDiff 19 of 20 steps run the loop (19 VV-VV)"),
-    (Options(interval=(0, 0), finish_percent=20), "20 evaluations, about 0.94 times plain AnimateDiff the image model "
+    (WebUIOptions(interval=(0, 0)), "20 evaluations, the price of plain AnimateDiff All 20 steps are plain; 20 "),
+    (WebUIOptions(form="VV-VV"), "94 evaluations, about 4.7 times plain AnimateDiff 19 of 20 steps run the loop (19 VV-VV)"),
+    (WebUIOptions(interval=(0, 0), finish_percent=20), "20 evaluations, about 0.94 times plain AnimateDiff the image model "
      "takes the ordinary step of the last 4 of 20 steps; 16 evaluations of the video model, 4 of the image model"),
-    (Options(active_percent=10, finish_percent=20), "2 of 20 steps run the loop (2 IV-IV); the image model takes the "),
+    (WebUIOptions(active_percent=10, finish_percent=20), "2 of 20 steps run the loop (2 IV-IV); the image model takes the "),
 ])
 def test_other_plans_in_words(host, options, words):
     assert words in re.sub(r"\s+", " ", look(host, options)[1])
 
 
 def test_an_image_size_below_the_clips_is_refused_with_a_finish(host):
-    options = Options(finish_percent=20, image_size=(256, 256))
+    options = WebUIOptions(finish_percent=20, image_size=(256, 256))
     figure, price, _ = host.module("page.live").look("custom", TXT2IMG, host.module("page.panel").values_of(options))
-    assert "image_size = '32x32' is not allowed" in text_of(figure) and "refused: " in text_of(price)
+    assert "image_size = '32x32' cannot be used with finish_percent" in text_of(figure) and "refused: " in text_of(price)
 
 
 def test_img2img_shows_the_steps_that_are_left(host):
-    data, *_ = look(host, Options(), denoising_strength=0.5)
+    data, *_ = look(host, WebUIOptions(), denoising_strength=0.5)
     assert len(data["steps"]) == 11  # as the host takes them: half of 20, and one
 
 
 def test_a_closed_panel_has_the_price_of_the_defaults(host):
-    data, text, price, _ = look(host, Options(interval=(0, 0)), opened=False)
+    data, text, price, _ = look(host, WebUIOptions(interval=(0, 0)), opened=False)
     assert price.startswith("94 evaluations, about 4.2 times")
     assert "20 evaluations, the price of plain" in text
     assert [len(step) for step in data["steps"]] == [1] * 20
 
 
 def test_another_sampling_method_is_told(host):
-    assert look(host, Options(), sampler="Euler a")[2] == "not in use: the sampling method is Euler a"
+    assert look(host, WebUIOptions(), sampler="Euler a")[2] == "not in use: the sampling method is Euler a"
 
 
 def test_the_time_stands_beside_the_price(host):
     store = host.module("timing")._store
-    plan = host.module("preview").plan_of(Options(), 20)
+    plan = host.module("preview").plan_of(WebUIOptions(), 20)
     for seconds, words in ((4.0, "4.0 s"), (40, "40 s"), (90, "1 min 30 s"), (7260, "2 h 1 min")):
         host.module("timing").note(host.model, plan, 16, 512, 512, seconds)
-        assert look(host, Options())[2].endswith(f"times plain AnimateDiff, about {words} a clip")
+        assert look(host, WebUIOptions())[2].endswith(f"times plain AnimateDiff, about {words} a clip")
     built_in = {"built_in": True, "built_in_frames": 32, "frames": None}
-    assert look(host, Options(), **built_in)[2].endswith("about 4 h 2 min a clip")
-    assert look(host, Options(), **{**built_in, "built_in": False})[2].endswith("times plain AnimateDiff")
+    assert look(host, WebUIOptions(), **built_in)[2].endswith("about 4 h 2 min a clip")
+    assert look(host, WebUIOptions(), **{**built_in, "built_in": False})[2].endswith("times plain AnimateDiff")
     store.path.unlink()
 
 
 def test_what_is_refused_is_told_where_the_picture_stands(host):
-    arguments = host.module("page.panel").values_of(Options())
-    at = host.module("page.panel").values_of(Options(interval=(60, 61))).index(60)
+    arguments = host.module("page.panel").values_of(WebUIOptions())
+    at = host.module("page.panel").values_of(WebUIOptions(interval=(60, 61))).index(60)
     arguments[at:at + 2] = [60, 20]
     figure, price, update = host.module("page.live").look("paper", TXT2IMG, arguments)
-    assert text_of(figure).startswith("IV-mixed: interval = (60, 20) is not allowed")
+    assert text_of(figure).startswith("IV-mixed: interval = [60, 20] is not allowed")
     assert text_of(price).startswith("refused: IV-mixed: interval")
     assert "value" not in update
 
@@ -162,7 +166,7 @@ def test_what_is_refused_is_told_where_the_picture_stands(host):
 @pytest.mark.parametrize("name, value", [("steps", None), ("steps", "x"), ("steps", 10**400), ("cfg_scale", None),
                                          ("width", -1), ("frames", 1e300), ("scheduler", 5)])
 def test_what_the_host_has_beyond_a_plan_is_told_too(host, name, value):
-    _, text, price, _ = look(host, Options(), **{name: value})
+    _, text, price, _ = look(host, WebUIOptions(), **{name: value})
     assert f"IV-mixed: {name} = " in text
     assert name == "cfg_scale" or f"refused: IV-mixed: {name} = " in price
 
@@ -179,8 +183,8 @@ def changed(page, values):
 @pytest.mark.parametrize("name", ["paper", "balanced", "fast", "paper-videocrafter", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     values = host.module("page.live").choose(name, True)
-    preset = PRESETS[name]
-    assert page.options(changed(page, values)) == preset.options
+    preset = host.module("presets").BUILT_IN[name]
+    assert page.options(changed(page, values)) == preset.options == PRESETS[name].options
     if preset.cfg_scale is None:
         assert "value" not in values[-1]
     else:
@@ -200,14 +204,15 @@ def test_choosing_custom_changes_nothing(host, page):
     assert host.module("page.live").choose(["paper"], True) == values
 
 
-@given(options=any_options())
+@settings(max_examples=25)
+@given(options=any_options(WebUIOptions))
 def test_settings_are_saved_and_come_back(host, page, options):
     live, presets = host.module("page.live"), host.module("presets")
     update, said = live.save("mine", [6.5], host.module("page.panel").values_of(options))
     assert update["value"] == "mine" and update["choices"][-1] == "mine"
     assert text_of(said) == "Saved as mine."
     values = live.choose("mine", True)
-    assert page.options(changed(page, values)) == told_once(options).setting()
+    assert page.options(changed(page, values)) == options.setting()
     assert values[-1] == 6.5
     assert look(host, options, preset="mine")[3] == "mine"
     presets.delete("mine")
@@ -215,16 +220,16 @@ def test_settings_are_saved_and_come_back(host, page, options):
 
 
 def test_two_presets_with_the_same_settings_keep_their_names(host, stored):
-    host.module("presets").save("copy", Options(), 5.0)
-    assert look(host, Options(), preset="copy")[3] == "copy"
-    assert look(host, Options(), preset="paper")[3] == "paper"
-    assert look(host, Options(form="II-II"), preset="copy")[3] == "custom"
+    host.module("presets").save("copy", WebUIOptions(), 5.0)
+    assert look(host, WebUIOptions(), preset="copy")[3] == "copy"
+    assert look(host, WebUIOptions(), preset="paper")[3] == "paper"
+    assert look(host, WebUIOptions(form="II-II"), preset="copy")[3] == "custom"
 
 
 def test_presets_are_renamed_in_their_place_and_deleted(host, stored):
     live, presets = host.module("page.live"), host.module("presets")
     for name in ("a", "b", "c"):
-        presets.save(name, Options(rho=3), None)
+        presets.save(name, WebUIOptions(rho=3), None)
     update, said = live.rename("b", "  new   name ")
     assert update["value"] == "new name" and update["choices"][-3:] == ["a", "new name", "c"]
     assert text_of(said) == "b is new name now."
@@ -245,10 +250,10 @@ def test_presets_are_renamed_in_their_place_and_deleted(host, stored):
 ])
 def test_what_cannot_be_done_is_told_and_not_done(host, stored, change, words):
     live, presets = host.module("page.live"), host.module("presets")
-    presets.save("own", Options(), None)
-    presets.save("other", Options(), None)
+    presets.save("own", WebUIOptions(), None)
+    presets.save("other", WebUIOptions(), None)
     before = stored.read_text()
-    values = host.module("page.panel").values_of(Options())
+    values = host.module("page.panel").values_of(WebUIOptions())
     live_with_values = type("Live", (), {**vars(live), "save": lambda name, cfg, _: live.save(name, cfg, values)})
     update, said = change(live_with_values)
     assert text_of(said).startswith(words)
@@ -258,7 +263,7 @@ def test_what_cannot_be_done_is_told_and_not_done(host, stored, change, words):
 
 def test_names_are_text_in_the_page(host, stored):
     name = "<img src=x onerror=alert(1)>"
-    _, said = host.module("page.live").save(name, [], host.module("page.panel").values_of(Options()))
+    _, said = host.module("page.live").save(name, [], host.module("page.panel").values_of(WebUIOptions()))
     assert "<img" not in said and text_of(said) == f"Saved as {name}."
 
 
@@ -269,27 +274,27 @@ def test_a_file_that_cannot_be_read_is_told_and_kept(host, stored, text):
     host.log.lines.clear()
     assert list(host.module("presets").every()) == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
     assert str(stored) in host.log.lines[0] and "repair it, or move it away" in host.log.lines[0]
-    _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(Options()))
+    _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(WebUIOptions()))
     assert str(stored) in text_of(said)
     assert stored.read_text("latin-1") == text
 
 
 def test_an_entry_of_another_version_is_left_out_and_kept(host, stored):
     presets = host.module("presets")
-    presets.save("good", Options(rho=2), None)
+    presets.save("good", WebUIOptions(rho=2), None)
     data = json.loads(stored.read_text())
     data |= {"later": {"options": {"new_option": 1}, "cfg_scale": 7}, "broken": 3, "half": {"options": {}}}
     stored.write_text(json.dumps(data))
     host.log.lines.clear()
     assert list(presets.every()) == ["paper", "balanced", "fast", "paper-videocrafter", "plain", "good"]
     assert [line.split("'")[1] for line in host.log.lines] == ["later", "broken", "half"]
-    presets.save("more", Options(), None)
+    presets.save("more", WebUIOptions(), None)
     assert list(json.loads(stored.read_text())) == ["good", "later", "broken", "half", "more"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(host, stored, monkeypatch):
     presets, store = host.module("presets"), host.module("json_store")
-    presets.save("old", Options(), None)
+    presets.save("old", WebUIOptions(), None)
     before = stored.read_text()
 
     def full(*args):
@@ -297,7 +302,7 @@ def test_a_write_that_fails_leaves_the_old_file(host, stored, monkeypatch):
 
     monkeypatch.setattr(store.os, "replace", full)
     with pytest.raises(presets.PresetError, match="no space left on device"):
-        presets.save("new", Options(), None)
+        presets.save("new", WebUIOptions(), None)
     assert stored.read_text() == before
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
 

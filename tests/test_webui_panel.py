@@ -1,5 +1,4 @@
 """The panel and the infotext in AUTOMATIC1111, with the real gradio and a double of the host (tests/host)."""
-import dataclasses
 import html
 
 import gradio.context
@@ -7,15 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivmixed import OPTIONS, OptionError, Options
+from ivmixed import OptionError, Options
+from ivmixed.kinds import Choice, Range
+from ivmixed.webui.options import OPTIONS, WebUIOptions
 
 from . import hostile
 from .host import NAME, loaded
 from .hostile import assert_in_words
 from .test_options import any_options
-
-OWN = [option for option in OPTIONS if option.follows]
-
 
 @pytest.fixture(scope="module")
 def host():
@@ -44,17 +42,13 @@ class Panel:
 
     def showing(self, options):
         """The values of the components that a user sets for these options, by name."""
-        values = {"open": True, "separate": any(getattr(options, option.name) is not None for option in OWN)}
+        values = {"open": True}
         for option in OPTIONS:
-            value = getattr(options, option.name)
-            if value is None and option.follows:
-                value = options.gammas(*option.name.split("_")[1:])
-            if option.kind == "pair":
+            value = getattr(options, option.name, option.default)
+            if isinstance(option.kind, Range):
                 values[f"{option.name}_start"], values[f"{option.name}_end"] = value
-            elif option.kind in self.host.panel.TEXTS:
-                values[option.name] = option.to_text(value)
             else:
-                values[option.name] = value
+                values[option.name] = option.to_text(value) if option.kind.typed else value
         return values
 
     def sent(self, values):
@@ -74,12 +68,6 @@ class Panel:
         return self.host.panel.from_arguments(self.sent(values))
 
 
-def told_once(options):
-    """The same options, with no gamma of one model that equals the common one: it does the same as none."""
-    same = {option.name: None for option in OWN if getattr(options, option.name) == getattr(options, option.follows)}
-    return dataclasses.replace(options, **same)
-
-
 def infotext(options, **more):
     return {"Steps": "20", "Sampler": NAME, **options.to_infotext(), **more}
 
@@ -93,9 +81,9 @@ def ancestors(block):
 # --- the components
 
 def test_the_components_are_those_of_the_declared_options(page):
-    expected = {"open", "separate"}
+    expected = {"open"}
     for option in OPTIONS:
-        ends = ("_start", "_end") if option.kind == "pair" else ("",)
+        ends = ("_start", "_end") if isinstance(option.kind, Range) else ("",)
         expected |= {option.name + end for end in ends}
     assert set(page.names) == expected
     assert len(page.names) == len(expected)
@@ -109,14 +97,15 @@ def test_a_component_offers_what_its_option_allows(page, option):
     for name, component in zip(page.names, page.components):
         if name not in (option.name, f"{option.name}_start", f"{option.name}_end"):
             continue
-        if option.kind == "choice":
-            assert component.choices == list(option.choices)
-        elif option.kind in page.host.panel.TEXTS:
-            assert component.value == ""
+        kind = option.kind
+        if isinstance(kind, Choice):
+            assert component.choices == list(kind.shown or kind.choices)
+            assert component.allow_custom_value == bool(kind.shown)
+        elif kind.typed:
+            assert component.value == option.to_text(option.default)
         else:
-            assert (component.minimum, component.maximum, component.step) == (
-                option.minimum, option.maximum, option.step)
-        if option.kind == "pair":  # said once, below both
+            assert (component.minimum, component.maximum, component.step) == (kind.minimum, kind.maximum, kind.step)
+        if isinstance(kind, Range):  # said once, below both
             assert component.info is None
             assert any(html.escape(option.help) in str(getattr(block, "value", ""))
                        for block in page.host.page.blocks.values())
@@ -133,7 +122,6 @@ def test_defaults_pass_through(page):
     assert defaults["open"] is False
     assert page.options(defaults) == Options()
     assert page.options({**defaults, "open": True}) == Options()
-    assert page.options({**defaults, "open": True, "separate": True}) == Options()
     assert page.defaults() == {**page.showing(Options()), "open": False}
 
 
@@ -149,45 +137,32 @@ def test_making_the_panel_again_changes_nothing(page):
     assert {field.component for field in page.fields} == set(page.components)
 
 
-def test_separate_gammas_are_shown_when_asked_for(page):
-    number = next(component._id for name, component in zip(page.names, page.components) if name == "separate")
-    index, event = next((i, event) for i, event in enumerate(page.host.page.dependencies)
-                        if any(target in (number, (number, "change")) for target in event["targets"]))
-    handler = page.host.page.fns[index].fn
-    assert [handler(shown)["visible"] for shown in (True, False)] == [True, False]
-    column = page.host.page.blocks[event["outputs"][0]]
-    assert column.visible is False
-    hidden = {name for name, component in zip(page.names, page.components) if column in ancestors(component)}
-    assert hidden == {f"{option.name}_{end}" for option in OWN for end in ("start", "end")}
-
-
 # --- values to options
 
-@given(any_options())
+@settings(max_examples=25)
+@given(any_options(WebUIOptions))
 def test_every_option_set_in_the_panel_arrives(page, options):
-    assert page.options(page.showing(options)) == told_once(options)
+    assert page.options(page.showing(options)) == options
 
 
-@given(any_options())
-def test_a_closed_panel_and_unticked_gammas_do_not_act(page, options):
-    values = page.showing(options)
-    assert page.options({**values, "open": False}) == Options()
-    common = {option.name: getattr(options, option.name) for option in OPTIONS if not option.follows}
-    assert page.options({**values, "separate": False}) == Options(**common)
+def test_a_closed_panel_does_not_act(page):
+    assert page.options({**page.showing(Options(form="II-II", gamma_go=6)), "open": False}) == Options()
 
 
-@given(any_options())
+@settings(max_examples=25)
+@given(any_options(WebUIOptions))
 def test_the_apis_object_is_the_options(page, options):
     host, given_by_api = page.host, {NAME: [options.to_dict()]}
     arguments = host.arguments(given_by_api)[page.script.args_from:page.script.args_to]
     assert host.panel.from_arguments(arguments) == options
 
 
-@given(any_options(), st.data())
+@settings(max_examples=25)
+@given(any_options(WebUIOptions), st.data())
 def test_the_apis_object_may_leave_options_out(page, options, data):
     kept = data.draw(st.sets(st.sampled_from([option.name for option in OPTIONS])))
     values = {name: value for name, value in options.to_dict().items() if name in kept}
-    assert page.host.panel.from_arguments([values]) == Options.from_dict(values)
+    assert page.host.panel.from_arguments([values]) == WebUIOptions.from_dict(values)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -216,19 +191,13 @@ def test_any_arguments_are_options_or_refused_in_words(page, data):
         assert_in_words(str(error))
 
 
-def test_a_tick_that_is_none_is_refused(page):
-    values = {**page.defaults(), "open": True, "separate": "false"}
-    with pytest.raises(OptionError, match="separate = 'false' is not allowed; allowed: true or false"):
-        page.host.panel.from_arguments([values[name] for name in page.names])
-
-
 @pytest.mark.parametrize("name, value, field", [
-    ("gamma_go_start", 30.5, "gamma_go"), ("z_percent", None, "z_percent"), ("form", "IV-RR", "form"),
+    ("gamma_go", "30.5", "gamma_go"), ("gamma_go", "4, 5", "gamma_go"), ("z_percent", None, "z_percent"), ("form", "IV-RR", "form"),
     ("interval_start", 100.5, "interval"), ("rho", float("nan"), "rho"),
-    ("gamma_video_back_end", -0.1, "gamma_video_back"),
+    ("gamma_image_back", "4 to", "gamma_image_back"),
 ])
 def test_wrong_values_of_the_panel_are_refused(page, name, value, field):
-    values = {**page.defaults(), "open": True, "separate": True, name: value}
+    values = {**page.defaults(), "open": True, name: value}
     with pytest.raises(OptionError) as error:
         page.host.panel.from_arguments([values[name] for name in page.names])
     assert error.value.field == field
@@ -241,16 +210,17 @@ def test_no_arguments_are_the_defaults(page, arguments):
 
 # --- infotext and back
 
-@given(any_options(), any_options())
+@settings(max_examples=25)
+@given(any_options(WebUIOptions), any_options(WebUIOptions))
 def test_infotext_round_trip(page, options, before):
     """Infotext pasted over a panel that shows other options, with the paste button and through the API."""
     host = page.host
     params = host.infotext_utils.parse(host.infotext_utils.line_of(infotext(options)))
-    assert page.options(page.paste(params, page.showing(before))) == told_once(options)
+    assert page.options(page.paste(params, page.showing(before))) == options
     arguments = list(host.defaults)
     for index, value in host.api.script_arguments_of_infotext(host.runner, params).items():
         arguments[index] = value
-    assert host.panel.from_arguments(arguments[page.script.args_from:page.script.args_to]) == told_once(options)
+    assert host.panel.from_arguments(arguments[page.script.args_from:page.script.args_to]) == options
 
 
 @pytest.mark.parametrize("others", [
@@ -258,7 +228,7 @@ def test_infotext_round_trip(page, options, before):
 ])
 def test_infotext_of_another_sampler_leaves_the_panel_alone(page, others):
     params = {**others, **Options(form="II-II", gamma_go=7, gamma_image_go=3).to_infotext()}
-    before = page.showing(Options(form="VV-VV", gamma_back=(1, 2), gamma_video_go=3))
+    before = page.showing(Options(form="VV-VV", gamma_back=(1, 2), gamma_image_go=3))
     assert page.paste(params, before) == before
     assert all(field.function(params) is None for field in page.fields)
 
@@ -272,7 +242,7 @@ def test_infotext_of_a_hires_pass_is_pasted(page):
 def test_the_defaults_close_the_panel(page):
     before = page.showing(Options(form="II-II", gamma_image_go=3))
     after = page.paste(infotext(Options()), before)
-    assert (after["open"], after["separate"]) == (False, False)
+    assert (after["open"], after["gamma_image_go"]) == (False, "")
     assert page.options(after) == Options()
     assert page.options({**after, "open": True}) == Options()
 
@@ -282,27 +252,19 @@ def test_the_defaults_close_the_panel(page):
     ("z_percent", "101"), ("gamma_image_go", "31"),
 ])
 def test_a_broken_value_is_told_and_not_pasted(page, field, text):
-    good = Options(rho=3, gamma_back=(5, 6), gamma_video_go=(1, 2))
+    good = Options(rho=3, gamma_back=(5, 6), gamma_image_back="0=1 50=2")
     before = page.showing(Options(form="VV-VV", gamma_go=(8, 9), gamma_image_go=7, interval=(10, 20), z_percent=5))
     page.host.log.lines.clear()
     after = page.paste(infotext(good, **{f"IV-mixed {field.replace('_', ' ')}": text}), before)
     kept = [name for name in page.names if name in (field, f"{field}_start", f"{field}_end")]
     assert kept
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert (after["rho"], after["gamma_back_start"], after["gamma_back_end"]) == (3, 5, 6)
+    assert (after["rho"], after["gamma_back"], after["gamma_image_back"]) == (3, "5 to 6", "0=1 50=2")
     assert after["open"] is True
     assert page.host.log.lines
     assert len(page.host.log.lines) == 1
     assert page.host.log.lines[0].startswith(f"not pasted: IV-mixed: {field} = ")
     assert page.host.errors.reports == []
-
-
-def test_values_that_do_not_go_together_are_told_and_the_rest_is_pasted(page):
-    before = page.showing(Options(back_moves="evaluate"))
-    page.host.log.lines.clear()
-    after = page.paste(infotext(Options(loop_order="noise-first", rho=3), **{"IV-mixed back moves": "reuse"}), before)
-    assert (after["loop_order"], after["rho"], after["back_moves"]) == ("noise-first", 3, "evaluate")
-    assert [line.split(" = ")[0] for line in page.host.log.lines] == ["not pasted: IV-mixed: back_moves"]
 
 
 def test_the_page_that_pastes_is_told(page, monkeypatch):

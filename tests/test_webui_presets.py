@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ivmixed import OPTIONS, Options
+from ivmixed.webui.options import OPTIONS, WebUIOptions
 
 from . import hostile
 from .host import loaded
@@ -18,7 +18,7 @@ from .hostile import assert_in_words
 
 BUILT_IN = ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
 NAMES = [option.name for option in OPTIONS]
-GOOD = json.dumps({"options": Options(rho=3).to_dict(), "cfg_scale": 6.5})
+GOOD = json.dumps({"options": WebUIOptions(rho=3).to_dict(), "cfg_scale": 6.5})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def own(host):
 
 def save(host, name, cfg_scale=None):
     host.log.lines.clear()
-    return host.module("page.live").save(name, [cfg_scale], host.module("page.panel").values_of(Options(rho=2)))[1]
+    return host.module("page.live").save(name, [cfg_scale], host.module("page.panel").values_of(WebUIOptions(rho=2)))[1]
 
 
 DAMAGED = {
@@ -81,7 +81,7 @@ def test_a_damaged_entry_hurts_no_other_and_stays_as_it_is(host, file, text):
     assert own(host) == ["before", "after", "mine"] and host.log.lines == []
     assert f'"bad": {text}' in file.read_text()
     presets = host.module("presets")
-    assert presets.every()["before"].options == Options(rho=3) and presets.every()["before"].cfg_scale == 6.5
+    assert presets.every()["before"].options == WebUIOptions(rho=3) and presets.every()["before"].cfg_scale == 6.5
     presets.delete("bad")
     assert own(host) == ["before", "after", "mine"] and '"bad"' not in file.read_text()
 
@@ -151,7 +151,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(host, file, monkeypatch):
 
 def _save_many(module, name):
     for number in range(15):
-        module.save(f"{name}{number}", Options(), None)
+        module.save(f"{name}{number}", WebUIOptions(), None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the processes are forked")
@@ -245,5 +245,5 @@ def test_a_noted_time_that_makes_no_sense_is_none(host, text):
     timing, preview = host.module("timing"), host.module("preview")
     timing._store.path.parent.mkdir(exist_ok=True)
     timing._store.path.write_text(text)
-    assert timing.estimate(preview.plan_of(Options(), 4), 16, 512, 512) is None
+    assert timing.estimate(preview.plan_of(WebUIOptions(), 4), 16, 512, 512) is None
     timing._store.path.unlink()

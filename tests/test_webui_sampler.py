@@ -191,7 +191,7 @@ def test_every_evaluation_of_a_clip(parameterization, version, batch_cond_uncond
     ({"z_percent": 50}, {"image", "video"}),
     ({"schedule_match": "timestep"}, {"image", "video"}),
     ({"above_sigma_max": "skip"}, {"image", "video"}),
-    ({"interval": [30, 100], "gamma_go": [6, 2], "gamma_video_back": 3}, {"image", "video"}),
+    ({"interval": [30, 100], "gamma_go": [6, 2], "gamma_image_back": 3}, {"image", "video"}),
     ({"finish_percent": 67, "finish_by": "steps"}, {"image", "video"}),
     ({"finish_percent": 20, "interval": [0, 0]}, {"image", "video"}),
     ({"finish_percent": 100, "interval": [0, 0]}, {"image"}),
@@ -245,7 +245,7 @@ def test_the_hosts_settings_for_noise_tables_hold_for_both_models(host, setting,
 
 
 @pytest.mark.parametrize("options", [
-    {"back_moves": "reuse"}, {"fresh_percent": 50}, {"form": "II-II", "back_moves": "reuse"},
+    {"reuse_percent": 50}, {"reuse_percent": 75}, {"form": "II-II", "reuse_percent": 50},
 ])
 @pytest.mark.parametrize("batch_cond_uncond", [True, False])
 @pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
@@ -310,15 +310,15 @@ def test_rescaled_moves_ask_no_network_for_the_strength(host, batch_cond_uncond,
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"fresh_percent": 50}, {"form": "II-II"}, {"gamma_go": 1},
+    {}, {"reuse_percent": 75}, {"form": "II-II"}, {"gamma_go": 1},
 ])
 @pytest.mark.parametrize("batch_cond_uncond", [True, False])
 @pytest.mark.parametrize("frames, context", [(4, 4), (5, 2)])
 def test_deep_features_are_those_of_the_latest_whole_evaluation(host, options, batch_cond_uncond, frames, context):
     """By hand: the first block of the UNet, and the last on the features that the whole evaluation gave there."""
-    options = {"back_moves": "reuse", "reused": "features", **options}
+    options = {"reuse_percent": 50, "reused": "features", **options}
     if frames > context:
-        options["fresh_percent"] = 100
+        options["reuse_percent"] = 50
     host.shared.opts.batch_cond_uncond = batch_cond_uncond
     unet = host.model.model.diffusion_model
     last = unet.output_blocks[-1]
@@ -382,11 +382,11 @@ def test_another_size_does_not_go_with_a_mask(host):
 
 
 def test_features_of_windows_serve_their_step_alone(host):
-    p = host.clip(options={"reused": "features", "fresh_percent": 50}, **SMALL)
-    with pytest.raises(HTTPException, match=r"fresh_percent = 50.* allowed: 100 with reused 'features'") as refused:
+    p = host.clip(options={"reused": "features", "reuse_percent": 75}, **SMALL)
+    with pytest.raises(HTTPException, match=r"reuse_percent = 75.* cannot be used with reused = 'features'") as refused:
         host.run(p)
     assert refused.value.status_code == 422 and host.evaluations == []
-    host.run(host.clip(options={"reused": "features", "fresh_percent": 50}, frames=4, context=4, steps=3))
+    host.run(host.clip(options={"reused": "features", "reuse_percent": 75}, frames=4, context=4, steps=3))
 
 
 @pytest.mark.parametrize("fields", [{}, {"frames": 3}])
@@ -420,9 +420,9 @@ def test_what_an_extension_writes_into_a_prediction_is_not_reused(host):
         params.x.mul_(2)
 
     host.script_callbacks.on_cfg_denoised(double)
-    p = host.clip(options={"back_moves": "reuse"}, frames=4, context=4, steps=3)
+    p = host.clip(options={"reuse_percent": 50}, frames=4, context=4, steps=3)
     host.run(p)
-    plan = plan_of(host, p, Options(back_moves="reuse"))
+    plan = plan_of(host, p, Options(reuse_percent=50))
     latest = {}
     for move, evaluation in zip(plan.moves, host.evaluations):
         if move.reuse:
@@ -1130,12 +1130,12 @@ def test_where_the_script_does_not_run_options_are_the_defaults(host):
 # --- the infotext
 
 def test_infotext_names_the_options_that_differ(host):
-    options = {"form": "II-II", "gamma_go": [6, 2], "interval": [0, 70], "gamma_video_back": 3}
+    options = {"form": "II-II", "gamma_go": [6, 2], "interval": [0, 70], "gamma_image_back": "0=3 50=1"}
     p = host.clip(options=options, **SMALL)
     host.run(p)
     assert {key: value for key, value in p.extra_generation_params.items() if key.startswith(f"{NAME} ")} == {
         "IV-mixed form": "II-II", "IV-mixed gamma go": "6 to 2", "IV-mixed interval": "0 to 70",
-        "IV-mixed gamma video back": "3"}
+        "IV-mixed gamma image back": "0=3 50=1"}
     assert re.fullmatch(r"\d+ evaluations", p.extra_generation_params[NAME])
 
 

@@ -191,10 +191,10 @@ def test_a_request_that_is_wrong_in_every_cell_is_refused(host, options, motion,
 
 
 def test_a_cell_that_is_refused_is_said_and_the_others_are_made(host):
-    p = asked(host, NAME, options={"loop_order": "noise-first"})
-    result = host.answer(p, "X/Y/Z plot", "[IV-mixed] back moves", ["reuse", "evaluate"])
+    p = asked(host, NAME, options={"reused": "features"}, motion={"context": 2})
+    result = host.answer(p, "X/Y/Z plot", "[IV-mixed] reuse percent", "75, 50")
     assert len(clips(result)[0]) == 1
-    assert "left out: IV-mixed: back_moves = 'reuse'" in result.comments
+    assert "left out: IV-mixed: reuse_percent = 75.0 cannot be used with reused = 'features'" in result.comments
 
 
 def test_the_hosts_scripts_are_watched_once_and_until_they_are_unloaded(host):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from .. import __version__
 from ..cost import times_plain
-from ..options import OPTIONS, Options
+from ..options import Option, Options
 from ..plan import Plan
 from ..presets import PRESETS
 from ..untrusted import Refusal, shown
-from .settings import BOX, FIELDS, Settings
+from .settings import BOX, Settings
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and a refusal need none of it
     from ..clips.encode import Frames
@@ -31,8 +31,8 @@ EXAMPLES = f"""examples:
   ivmixed txt2vid --from clip.mp4 --trust-paths --seed 2 --out another.mp4
 presets: {"; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())}"""
 
-KNOWN = tuple(option for option in OPTIONS if not option.webui)
-"""The sampler's options that the command line has."""
+SETTINGS = tuple(option for option in Settings.declared() if option.name != "options")
+"""What a command line sets besides the sampler's options."""
 
 
 class UsageError(Refusal):
@@ -54,19 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     txt2vid.set_defaults(run=_txt2vid)
     groups = {name: txt2vid.add_argument_group(name) for name in ("models", "clip", "image model", "sampler", "run")}
-    for name, declared in FIELDS.items():
-        groups[declared.group].add_argument(
-            _flag(name), dest=name, metavar=declared.metavar or None, choices=declared.choices or None,
-            action="append" if name in ("lora", "image_lora") else "store", help=declared.help.replace("%", "%%"))
+    for option in (*SETTINGS, *Options.declared()):
+        _add_flag(groups[option.group or "sampler"], option)
     groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
-    for option in KNOWN:
-        more: dict[str, Any] = {} if option.kind == "choice" else {"metavar": "X"}
-        if option.kind == "pair":
-            more["nargs"] = "+"
-        choices = option.choices or None
-        groups["image model" if option.kind == "text" else "sampler"].add_argument(
-            _flag(option.name), dest="option_" + option.name, choices=choices, **more,
-            help=f"{option.help}; {option.allowed} (default: {_shown(option.default)})".replace("%", "%%"))
     run = groups["run"]
     run.add_argument("--out", type=Path, metavar="FILE", help=".gif, .mp4, .webm, .webp, or .png for frames")
     run.add_argument("--from", dest="source", type=Path, metavar="FILE",
@@ -118,8 +108,20 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _shown(value: Any) -> str:
-    return (" ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)) or "none"
+def _add_flag(group: Any, option: Option) -> None:
+    default = option.to_text(option.default)
+    kind = option.kind
+    told = "|" in kind.metavar or kind.metavar in ("TEXT", "PATH")  # which says what is allowed
+    help = option.help + ("" if told else f"; {kind.allowed}") + (f" (default: {default})" if default else "")
+    more: dict[str, Any] = {"nargs": "+"} if kind.nargs == "+" else {"action": "append"} if kind.nargs == "*" else {}
+    group.add_argument(_flag(option.name), metavar=kind.metavar, help=help.replace("%", "%%"), **more)
+
+
+def _given(args: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
+    """The values of the flags that are there."""
+    words = ((option, getattr(args, option.name)) for option in options)
+    return {option.name: option.from_words(given if isinstance(given, list) else [given])
+            for option, given in words if given is not None}
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -137,15 +139,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
         values["loop"] = preset.loop
         if preset.cfg_scale is not None:
             values["cfg"] = preset.cfg_scale
-        of_clip = {option.name: options[option.name] for option in KNOWN if option.of_clip and option.name in options}
+        of_clip = {option.name: options[option.name] for option in Options.declared()
+                   if option.of_clip and option.name in options}
         options = {**preset.options.to_dict(), **of_clip}
-    given = vars(args)
-    values.update({name: given[name] for name in FIELDS if given[name] is not None})
-    for option in KNOWN:
-        text = given["option_" + option.name]
-        if text is not None:
-            options[option.name] = option.from_text(" to ".join(text) if isinstance(text, list) else text)
-    return Settings.from_dict({**values, "options": Options.from_dict(options)})
+    options |= _given(args, Options.declared())
+    return Settings.from_dict({**values, **_given(args, SETTINGS), "options": options})
 
 
 def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..clips.media import write_clip
-from ..options import OPTIONS, OptionError, Options
+from ..kinds import Pair
+from ..options import ConflictError, OptionError, Options
 from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
@@ -253,8 +254,8 @@ def _prediction(pipeline: DiffusionPipeline) -> str:
 
 
 _KNOWN_TO_LOOPS = (
-    "gamma_go", "gamma_back", "gamma_image_go", "gamma_image_back", "gamma_video_go", "gamma_video_back", "z_percent",
-    "interval", "rho", "image_size", "image_resize", "image_prompt", "image_negative_prompt")
+    "gamma_go", "gamma_back", "gamma_image_go", "gamma_image_back", "z_percent", "interval", "rho", "image_size",
+    "image_resize", "image_prompt", "image_negative_prompt")
 
 
 def plan_of(
@@ -275,11 +276,8 @@ def plan_of(
     were trained. With a ``loop`` the moves are those of the authors' released code, in which both
     models share the video model's table. ``vae_scale``: pixels a latent pixel.
 
-    Raises OptionError for an option that only a WebUI has, and where a released loop cannot do what an option asks.
+    Raises OptionError for an unknown loop, ConflictError where a released loop cannot do what an option asks.
     """
-    for option in OPTIONS:
-        if option.webui and getattr(options, option.name) != option.default:
-            raise OptionError(option.name, getattr(options, option.name), "nothing outside of a WebUI")
     if not loop:
         last = len(video_table) - 1
         parts = steps if solver == "lcm" else max(steps - 1, 1)
@@ -289,17 +287,33 @@ def plan_of(
     video_table = video_table.unscaled
     if loop not in RELEASED:
         raise OptionError("loop", loop, "one of " + ", ".join(RELEASED) + ", or nothing for the sampler's own moves")
-    gammas = {model: options.gammas(model, "go") for model in ("image", "video")}
-    known = {name: getattr(options, name) for name in _KNOWN_TO_LOOPS}
-    if options != Options(**known) or any(options.gammas(model, "back") != pair for model, pair in gammas.items()):
-        raise OptionError("loop", loop, f"with equal gammas for go and back, and no options but {', '.join(known)}",
-                          "cannot do what the other options ask")
+    for name, value in options.changed().items():
+        if name not in _KNOWN_TO_LOOPS:
+            raise ConflictError(name, value, "loop", loop, because="a released loop has its own moves",
+                                remedy=f"leave it or the loop out; with a loop there are {', '.join(_KNOWN_TO_LOOPS)}")
+    gammas = {model: _ramp_of(options, model, loop) for model in ("image", "video")}
     zz = round(100 / options.z_percent) if options.z_percent else 1000
     if options.z_percent and abs(100 / zz - options.z_percent) > 0.1:
-        raise OptionError("z_percent", options.z_percent, "100, 50, 33.3, 25, ... (one step in n) in a released loop")
+        raise ConflictError("z_percent", options.z_percent, "loop", loop,
+                            because="a released loop replaces one step in n", remedy="take 100, 50, 33.3, 25, ...")
     first, end = (round(percent * steps / 100) for percent in options.interval)
     return released_plan(
         loop, steps, video_table, cfg_scale=cfg_scale, gamma_image=gammas["image"], gamma_video=gammas["video"],
         rho=options.rho, interval=(first, end - 1), zz=zz, solver=solver,
         image_size=image_latent(options, vae_scale), image_resize=options.image_resize,
     )
+
+
+def _ramp_of(options: Options, model: str, loop: str) -> Pair:
+    """The gamma of a model in a released loop. Raises ConflictError where that cannot have it."""
+    go, back = (options.curve(model, direction) for direction in ("go", "back"))
+    if go != back:
+        raise ConflictError(
+            "gamma_back", back, "loop", loop, because="a released loop has equal gammas for go and back",
+            remedy="give both the same, or leave the loop out")
+    if isinstance(go, float):
+        return go, go
+    if isinstance(go[0], tuple):
+        raise ConflictError("gamma_go", go, "loop", loop, because="a released loop has no keyframes",
+                            remedy='take a number or a ramp, as in "6 to 2"')
+    return go

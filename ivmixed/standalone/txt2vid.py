@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..options import OptionError
+from ..options import ConflictError, OptionError
 from ..plan import Plan
 from ..schedule import Schedule
 from ..untrusted import shown
@@ -73,7 +73,8 @@ def check(settings: Settings) -> None:
     check_prompts(settings.prompt, settings.negative_prompt, settings.options)
     for name in ("image_prediction", "image_zero_snr"):
         if getattr(settings, name) is not None and settings.image_checkpoint is None:
-            raise OptionError(name, getattr(settings, name), "nothing without image_checkpoint")
+            raise ConflictError(name, getattr(settings, name), "the checkpoint as the image model",
+                                because="it is said of another one", remedy="give image_checkpoint, or leave it out")
     kind = loading.check(checkpoint, settings.motion_module, image_checkpoint=settings.image_checkpoint,
                          lora=settings.lora, image_lora=settings.image_lora, vae=settings.vae)
     if kind in loading.BY_ITSELF and settings.image_checkpoint is None:
@@ -81,8 +82,8 @@ def check(settings: Settings) -> None:
     if kind == loading.VIDEOCRAFTER:
         videocrafter.check_frames(settings.frames or 1)
     elif settings.fps and settings.playback_fps and settings.fps != settings.playback_fps:
-        raise OptionError("fps", settings.fps, f"playback_fps, {settings.playback_fps:g}, or nothing: this model is "
-                                               "not told the frames a second")
+        raise ConflictError("fps", settings.fps, "playback_fps", settings.playback_fps,
+                            because="this model is not told the frames a second", remedy="give one of the two")
     most = loading.most_frames(checkpoint, settings.motion_module)
     if most is not None and settings.frames is not None and settings.frames > most:
         raise OptionError("frames", settings.frames, f"a whole number from 1 to {most} with this motion module")

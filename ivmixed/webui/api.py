@@ -9,22 +9,14 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 
-from ..options import LONGEST_TEXT, MOST_KEYS, OPTIONS, Option, OptionError, Options, unknown
+from ..options import OptionError
 from ..untrusted import MAX_BYTES, JsonError, parse
 from . import NAME, presets, preview
+from .options import WebUIOptions
+from .preview import PlanRequest
 
 ROOT = "/ivmixed/v1"
-_KEY = r"[0-9.]+=[0-9.]+"
 HOST_ROUTE = "/sdapi/v1/options"
-
-FIELDS = {option.name: option for option in (
-    preview.STEPS,
-    Option("sampler", "text", NAME, "", "One of the samplers of this extension, by name"),
-    Option("scheduler", "text", preview.AUTOMATIC, "", "Schedule type, by the name in the page's list"),
-    Option("denoising_strength", "number", None, "", "Of img2img, which leaves steps out", minimum=0, maximum=1),
-    preview.FRAMES, preview.WIDTH, preview.HEIGHT,
-)}
-"""What `plan` may be asked for besides ``sigmas`` and ``options``."""
 
 
 def register(demo: Any, app: FastAPI) -> None:
@@ -33,7 +25,7 @@ def register(demo: Any, app: FastAPI) -> None:
     if door is None:
         return
     for method, name, endpoint in ("GET", "options", options), ("GET", "presets", all_presets), ("POST", "plan", plan):
-        body = {"requestBody": {"content": {"application/json": {"schema": _request()}}, "required": True}}
+        body = {"requestBody": {"content": {"application/json": {"schema": PlanRequest.schema()}}, "required": True}}
         app.add_api_route(f"{ROOT}/{name}", endpoint, methods=[method], tags=[NAME], dependencies=door.dependencies,
                           openapi_extra=body if endpoint is plan else None)
 
@@ -41,10 +33,7 @@ def register(demo: Any, app: FastAPI) -> None:
 def options() -> dict[str, Any]:
     """The sampler's options as a JSON schema, with defaults, ranges and help. Keys with x- are what it has no word for:
     the unit, the key in the infotext, the option that serves while this one is null."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": NAME, "type": "object",
-        "properties": {option.name: _schema(option) for option in OPTIONS}, "additionalProperties": False,
-    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": NAME, **WebUIOptions.schema()}
 
 
 def all_presets() -> list[dict[str, Any]]:
@@ -72,82 +61,19 @@ def _wrong(place: list[str], problem: str) -> HTTPException:
 
 def plan(body: Any = Depends(_body)) -> dict[str, Any]:  # noqa: B008  as FastAPI wants it
     """The moves of a clip, and what they cost: evaluations of both models, how many times plain AnimateDiff in
-    arithmetic, and seconds, once a clip was timed on this machine. A refused option is answered with status 422."""
+    arithmetic, and seconds, once a clip was timed on this machine. What is refused is answered with status 422 and the
+    place of the field."""
     try:
-        given, sigmas = _given(body)
+        asked = PlanRequest.from_dict(body)
     except OptionError as error:
-        raise _wrong([error.field], str(error)) from None
+        raise _wrong([*error.within, error.field], str(error)) from None
     try:
-        made = preview.plan_of(Options.from_dict(body.get("options", {})), given["steps"], given["scheduler"],
-                               given["denoising_strength"], sigmas, given["sampler"])
-        cost = preview.price(made, given["frames"], given["width"], given["height"])
+        made = preview.plan_of(asked.options, asked.steps, asked.scheduler, asked.denoising_strength, asked.sigmas,
+                               asked.sampler, asked.video_table)
+        timed = asked.frames if asked.video_table == preview.ANIMATEDIFF else None  # no other clip runs here
+        cost = preview.price(made, timed, asked.width, asked.height)
     except OptionError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from None
+        within = ["options"] * any(error.field == option.name for option in WebUIOptions.declared())
+        raise _wrong([*within, error.field], str(error)) from None
     return {"description": made.describe(), "cost": cost, "active_steps": made.active_steps,
             "finishing_steps": made.finishing_steps, **made.to_dict()}
-
-
-def _given(body: Any) -> tuple[dict[str, Any], list[float] | None]:
-    """The checked `FIELDS` and ``sigmas`` of a request for a plan. Raises OptionError."""
-    names = [*FIELDS, "sigmas", "options"]
-    if not isinstance(body, dict):
-        raise OptionError("body", body, f"an object of {', '.join(names)}")
-    for name, value in body.items():
-        if name not in names:
-            raise unknown(name, value, names, "field")
-    if not isinstance(body.get("options", {}), dict):
-        raise OptionError("options", body["options"], "an object with option names as keys")
-    sigmas = body.get("sigmas")
-    allowed = f"2 to {preview.MOST_STEPS + 1} levels of noise that descend, to 0 or above"
-    numbers = isinstance(sigmas, list) and len(sigmas) <= preview.MOST_STEPS + 1 and all(
-        isinstance(sigma, (int, float)) and not isinstance(sigma, bool) for sigma in sigmas)
-    if sigmas is not None and not numbers:
-        raise OptionError("sigmas", sigmas, allowed)
-    given = {name: option.check(body.get(name, option.default)) for name, option in FIELDS.items()}
-    return given, None if sigmas is None else [float(sigma) for sigma in sigmas]
-
-
-def _request() -> dict[str, Any]:
-    """What `plan` may be asked for, as a JSON schema."""
-    properties = {option.name: {**_schema(option), "description": f"{option.help}. Allowed: {option.allowed}."}
-                  for option in FIELDS.values()}
-    return {"type": "object", "additionalProperties": False, "properties": {
-        **properties,
-        "sigmas": {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2,
-                   "maxItems": preview.MOST_STEPS + 1, "nullable": True,
-                   "description": "noise levels, descending, instead of steps and scheduler"},
-        "options": {"type": "object", "description": "of the sampler, by name, see GET options; the rest at default"}}}
-
-
-def _schema(option: Option) -> dict[str, Any]:
-    default = list(option.default) if isinstance(option.default, tuple) else option.default
-    schema: dict[str, Any] = {"title": option.label, "description": f"{option.help}. Allowed: {option.allowed}.",
-                              "default": default, "x-infotext": option.label}
-    if option.unit:
-        schema["x-unit"] = option.unit
-    if option.kind == "choice":
-        return {**schema, "enum": list(option.choices)}
-    if option.kind == "text":
-        return {**schema, "type": "string", "maxLength": LONGEST_TEXT}
-    number = {"type": "number", "minimum": option.minimum, "maximum": option.maximum}
-    if option.kind == "whole":
-        number["type"] = "integer"
-    if option.kind in ("number", "whole"):
-        return {**schema, **number}
-    if option.kind == "size":
-        side = {**number, "type": "integer", "multipleOf": option.step}
-        return {**schema, "anyOf": [{"type": "array", "items": side, "minItems": 2, "maxItems": 2},
-                                    {"type": "string", "pattern": "^([0-9]+[xX][0-9]+)?$"}, {"type": "null"}]}
-    if option.kind == "curve":
-        key = {"type": "array", "prefixItems": [{**number, "minimum": 0, "maximum": 100}, number],
-               "minItems": 2, "maxItems": 2}
-        return {**schema, "anyOf": [{"type": "array", "items": key, "maxItems": MOST_KEYS},
-                                    {"type": "string", "maxLength": LONGEST_TEXT,
-                                     "pattern": f"^({_KEY}( +{_KEY})*)?$"}]}
-    kinds = [{"type": "array", "items": number, "minItems": 2, "maxItems": 2}]
-    if not option.ascending:
-        kinds.append(number)
-    if option.follows:
-        kinds.append({"type": "null"})
-        schema["x-follows"] = option.follows
-    return {**schema, "anyOf": kinds}

@@ -6,11 +6,13 @@ from typing import Any
 
 from modules import shared
 
-from ..options import Option, OptionError, Options
+from ..kinds import Number
+from ..options import ConflictError, Option, OptionError
 from ..presets import PRESETS, Preset
 from ..untrusted import shown
 from . import log
 from .json_store import Damaged, Store, StoreError
+from .options import WebUIOptions
 
 CUSTOM = "custom"
 """Shown where the settings are no preset's."""
@@ -25,10 +27,11 @@ CLOSED = "ivmixed_closed"
 SECTION = "ivmixed"
 """The page of the host's settings that has it."""
 
-BUILT_IN = {name: preset for name, preset in PRESETS.items() if not preset.loop and not preset.model}
+BUILT_IN = {name: Preset(preset.help, WebUIOptions(**vars(preset.options)), preset.cfg_scale)
+            for name, preset in PRESETS.items() if not preset.loop and not preset.model}
 """The released loops are not the sampler's moves, and others suit one model that no WebUI has."""
 
-CFG_SCALE = Option("cfg_scale", "number", None, "", "Of the ordinary steps; none leaves it as it is", maximum=100)
+CFG_SCALE = Option("cfg_scale", Number(0, 100), None, "", "Of the ordinary steps; none leaves it as it is")
 
 _store = Store("presets.json")
 
@@ -42,7 +45,7 @@ class _Own:
 
     def __init__(self) -> None:
         self.read: Mapping[str, Any] | StoreError | None = None
-        self.presets: dict[str, Preset] = {}
+        self.presets: dict[str, Preset[WebUIOptions]] = {}
         self.problems: list[str] = []
 
     def update(self, read: Mapping[str, Any] | StoreError) -> None:
@@ -63,7 +66,7 @@ class _Own:
 _own = _Own()
 
 
-def every() -> dict[str, Preset]:
+def every() -> dict[str, Preset[WebUIOptions]]:
     """All by name, the user's own last. What cannot be read is left out, and the log says so, once."""
     read: Mapping[str, Any] | StoreError
     try:
@@ -75,9 +78,9 @@ def every() -> dict[str, Preset]:
     return {**BUILT_IN, **_own.presets}
 
 
-def _readable(entries: Mapping[str, Any]) -> tuple[dict[str, Preset], list[str]]:
+def _readable(entries: Mapping[str, Any]) -> tuple[dict[str, Preset[WebUIOptions]], list[str]]:
     """The presets among the entries of the file, and what is to be said of the others."""
-    presets: dict[str, Preset] = {}
+    presets: dict[str, Preset[WebUIOptions]] = {}
     problems = []
     for number, (name, entry) in enumerate(entries.items()):
         if number == MOST:
@@ -104,12 +107,12 @@ def is_own(name: str) -> bool:
     return name not in BUILT_IN
 
 
-def name_of(options: Options) -> str | None:
+def name_of(options: WebUIOptions) -> str | None:
     """The first preset with these options, whatever belongs to the clip."""
     return next((name for name, preset in every().items() if preset.options == options.setting()), None)
 
 
-def checked(name: Any, entry: Any) -> tuple[str, Preset]:
+def checked(name: Any, entry: Any) -> tuple[str, Preset[WebUIOptions]]:
     """A preset's name and what it is: of one that is saved, and of one in the file. ``entry`` has its options and its
     CFG scale, None for any. Raises PresetError or OptionError."""
     name = _checked_name(name)
@@ -117,14 +120,15 @@ def checked(name: Any, entry: Any) -> tuple[str, Preset]:
         raise PresetError(f"it {entry.problem}")
     if not isinstance(entry, Mapping) or entry.keys() != {"options", "cfg_scale"}:
         raise PresetError(f"it is {shown(entry)}: a preset is an object with options and cfg_scale")
-    options = Options.from_dict(entry["options"])  # an option that came with a later version has its default
-    for option in Options.declared():
+    options = WebUIOptions.from_dict(entry["options"])  # an option that came with a later version has its default
+    for option in options.declared():
         if option.of_clip and getattr(options, option.name) != option.default:
-            raise OptionError(option.name, getattr(options, option.name), "nothing in a preset: it belongs to a clip")
+            raise ConflictError(option.name, getattr(options, option.name), "a preset",
+                                because="it belongs to one clip", remedy="leave it out")
     return name, Preset("", options, CFG_SCALE.check(entry["cfg_scale"]))
 
 
-def save(name: str, options: Options, cfg_scale: float | None) -> str:
+def save(name: str, options: WebUIOptions, cfg_scale: float | None) -> str:
     """Saves settings under a name, anew or over the old ones; returns it as it was saved. Raises PresetError or
     OptionError."""
     name, preset = checked(" ".join(name.split()) if isinstance(name, str) else name,
@@ -203,7 +207,7 @@ def _checked_name(name: Any) -> str:
     return name
 
 
-def to_dict(name: str, preset: Preset) -> dict[str, Any]:
+def to_dict(name: str, preset: Preset[WebUIOptions]) -> dict[str, Any]:
     """A preset as the API gives it."""
     return {"name": name, "own": is_own(name), "help": preset.help, "cfg_scale": preset.cfg_scale,
             "options": preset.options.to_dict()}

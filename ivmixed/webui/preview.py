@@ -1,11 +1,14 @@
 """The plan of a run before it is run: no model is asked. For the API, and for the picture in the panel.
 
-The noise tables are AnimateDiff's for the video model and Stable Diffusion 1.5's for the image model.
+The image model's noise table is Stable Diffusion 1.5's; the video model's is AnimateDiff's, or that of another video
+model of `VIDEO_TABLES`, which no WebUI runs but `ivmixed.standalone` does.
 """
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,73 +17,114 @@ import torch
 from modules import sd_samplers, sd_samplers_common
 
 from ..cost import times_plain
-from ..options import Option, OptionError, Options
+from ..kinds import Choice, Kind, Nested, NotAllowed, Number, Schema, Text, Whole
+from ..options import Option, OptionError, Options, OptionSet, declare
 from ..plan import Move, Plan, make_plan
 from ..schedule import Schedule
 from . import NAME, SAMPLERS, timing
+from .options import WebUIOptions
 
-VIDEO, IMAGE = Schedule.linear(), Schedule.scaled_linear()
+IMAGE = Schedule.scaled_linear()
+ANIMATEDIFF = "animatediff"
+VIDEO_TABLES: Mapping[str, Schedule] = {
+    ANIMATEDIFF: Schedule.linear(), "modelscope": Schedule.scaled_linear(), "videocrafter2": Schedule.videocrafter2()}
+"""The noise tables of video models, by their names."""
 AUTOMATIC = "Automatic"
 MOST_STEPS = 1000
-STEPS = Option("steps", "whole", 25, "", "Sampling steps", minimum=1, maximum=MOST_STEPS)
-FRAMES = Option("frames", "whole", None, "", "Of the clip; with width and height the time is estimated", minimum=1,
-                maximum=10_000)
-WIDTH, HEIGHT = (Option(name, "whole", None, "", "In pixels", minimum=8, maximum=8192) for name in ("width", "height"))
-CFG_SCALE = Option("cfg_scale", "number", 7.0, "", "Of the ordinary steps", minimum=0, maximum=100)
-"""The host's settings that a plan, its price and its picture ask for."""
+CFG_SCALE = Option("cfg_scale", Number(0, 100), 7.0, "", "Of the ordinary steps")
+"""The host's setting that the picture asks for besides."""
+
+
+@dataclass(frozen=True)
+class Levels(Kind):
+    """Levels of noise that descend, a tuple of floats."""
+
+    noun = "levels of noise"
+
+    def _allowed(self) -> str:
+        return f"2 to {MOST_STEPS + 1} levels of noise that descend, to 0 or above"
+
+    def check(self, value: Any) -> tuple[float, ...]:
+        numbers = isinstance(value, (list, tuple)) and len(value) <= MOST_STEPS + 1 and all(
+            isinstance(sigma, (int, float)) and not isinstance(sigma, bool) for sigma in value)
+        if not numbers:
+            raise NotAllowed
+        return tuple(map(float, value))
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": MOST_STEPS + 1}
+
+
+@dataclass(frozen=True)
+class PlanRequest(OptionSet):
+    """What a plan may be asked for. Raises OptionError."""
+
+    word = "field"
+
+    steps: int = declare(Whole(1, MOST_STEPS), 25, help="Sampling steps")
+    sampler: str = declare(Choice(tuple(SAMPLERS)), NAME, help="One of the samplers of this extension")
+    scheduler: str = declare(Text(), AUTOMATIC, help="Schedule type, by the name in the page's list")
+    denoising_strength: float | None = declare(Number(0, 1), None, help="Of img2img, which leaves steps out")
+    frames: int | None = declare(
+        Whole(1, 10_000), None, help="Of the clip; with width and height the time is estimated")
+    width: int | None = declare(Whole(8, 8192), None, help="Of the clip, in pixels")
+    height: int | None = declare(Whole(8, 8192), None, help="Of the clip, in pixels")
+    video_table: str = declare(
+        Choice(tuple(VIDEO_TABLES)), ANIMATEDIFF, help="The video model whose noise table the plan is made with")
+    sigmas: tuple[float, ...] | None = declare(
+        Levels(), None, help="Levels of noise instead of steps and scheduler")
+    options: WebUIOptions = declare(
+        Nested(WebUIOptions), WebUIOptions(), help="Of the sampler, by name; the rest has its default")
 
 
 def plan_of(options: Options, steps: int, scheduler: str | None = None, denoising_strength: float | None = None,
-            sigmas: Sequence[float] | None = None, sampler: str = NAME) -> Plan:
+            sigmas: Sequence[float] | None = None, sampler: str = NAME, video_table: str = ANIMATEDIFF) -> Plan:
     """The plan of a clip of ``steps`` steps, in img2img with a denoising strength; or over ``sigmas``.
 
-    ``sampler``: one of `SAMPLERS`. Raises OptionError.
+    ``sampler``: one of `SAMPLERS`; ``video_table``: of `VIDEO_TABLES`. Raises OptionError.
     """
-    if sampler not in SAMPLERS:
-        raise OptionError("sampler", sampler, "one of " + ", ".join(SAMPLERS))
-    if sigmas is not None and len(sigmas) > MOST_STEPS + 1:
-        raise OptionError("sigmas", list(sigmas), f"at most {MOST_STEPS + 1} levels of noise")
     given = sigmas
     if sigmas is None:
         if scheduler in (None, AUTOMATIC):
             own = sd_samplers.all_samplers_map[sampler].options.get("scheduler")
             scheduler = next((label for label, data in schedulers().items() if data and data.name == own), AUTOMATIC)
-        sigmas = levels(steps, scheduler, denoising_strength)
+        sigmas = levels(steps, scheduler, denoising_strength, video_table)
     try:
-        return make_plan(options, sigmas, VIDEO, IMAGE, solver=SAMPLERS[sampler])
+        return make_plan(options, sigmas, VIDEO_TABLES[video_table], IMAGE, solver=SAMPLERS[sampler])
     except ValueError:
         if given is None:
             raise OptionError("scheduler", scheduler, "one whose levels of noise descend") from None
-        raise OptionError("sigmas", list(given), "two or more levels of noise that descend, to 0 or above") from None
+        raise OptionError("sigmas", list(given), PlanRequest.option("sigmas").allowed) from None
 
 
-def levels(steps: int, scheduler: str = AUTOMATIC, denoising_strength: float | None = None) -> list[float]:
+def levels(steps: int, scheduler: str = AUTOMATIC, denoising_strength: float | None = None,
+           video_table: str = ANIMATEDIFF) -> list[float]:
     """The noise levels over which the host will sample. Raises OptionError.
 
     Source: ``KDiffusionSampler.get_sigmas`` and ``sample_img2img`` of the hosts, where their settings are at default.
     """
-    last = steps = STEPS.check(steps)
+    last = steps = PlanRequest.option("steps").check(steps)
     if denoising_strength is not None:
         p = SimpleNamespace(steps=steps, denoising_strength=denoising_strength)
         steps, last = sd_samplers_common.setup_img2img_steps(p)
         last += 1
         if not 1 <= steps <= MOST_STEPS:
             raise OptionError("denoising_strength", denoising_strength, "a number above 0, to 1")
-    return _all_levels(steps, scheduler)[steps - last:]
+    return _all_levels(steps, scheduler, _table(video_table))[steps - last:]
 
 
-def _all_levels(steps: int, scheduler: str) -> list[float]:
+def _all_levels(steps: int, scheduler: str, table: _Table) -> list[float]:
     known = schedulers()
     if scheduler not in known:
         raise OptionError("scheduler", scheduler, "one of " + ", ".join(known))
     data = known[scheduler]
     if data is None or data.function is None:
-        return TABLE.get_sigmas(steps).tolist()
-    more = {"inner_model": TABLE} if data.need_inner_model else {}
+        return table.get_sigmas(steps).tolist()
+    more = {"inner_model": table} if data.need_inner_model else {}
+    ends = {"sigma_min": table.schedule.sigma_min, "sigma_max": table.schedule.sigma_max}
     try:
-        made = data.function(
-            n=steps, sigma_min=VIDEO.sigma_min, sigma_max=VIDEO.sigma_max, device=torch.device("cpu"), **more)
-    except AttributeError as error:  # it looks for more of the model than there is of `TABLE`
+        made = data.function(n=steps, device=torch.device("cpu"), **ends, **more)
+    except AttributeError as error:  # it looks for more of the model than there is of `_Table`
         raise OptionError("scheduler", scheduler, "one that can be made before a model is asked") from error
     return made.tolist()  # type: ignore[no-any-return]
 
@@ -95,10 +139,11 @@ def schedulers() -> dict[str, Any]:
 
 
 class _Table:
-    """AnimateDiff's noise table as k-diffusion's ``DiscreteSchedule``, which the host's schedules ask."""
+    """A noise table as k-diffusion's ``DiscreteSchedule``, which the host's schedules ask."""
 
-    def __init__(self) -> None:
-        self.sigmas = torch.tensor(VIDEO.sigmas)
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.sigmas = torch.tensor(schedule.sigmas)
         self.inner_model = self
         # where the Forge family's "Turbo" looks, in ``modules/sd_schedulers.py``
         network = SimpleNamespace(predictor=self, model_sampling=self)
@@ -113,20 +158,22 @@ class _Table:
         return self.sigmas[-1]
 
     def sigma_to_t(self, sigma: Any, quantize: bool | None = None) -> torch.Tensor:
-        return torch.tensor(VIDEO.sigma_to_timestep(float(sigma)))
+        return torch.tensor(self.schedule.sigma_to_timestep(float(sigma)))
 
     def t_to_sigma(self, t: Any) -> torch.Tensor:
-        return torch.tensor(VIDEO.timestep_to_sigma(float(t)))
+        return torch.tensor(self.schedule.timestep_to_sigma(float(t)))
 
     def sigma(self, timesteps: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([VIDEO.timestep_to_sigma(t) for t in timesteps.tolist()])
+        return torch.tensor([self.schedule.timestep_to_sigma(t) for t in timesteps.tolist()])
 
     def get_sigmas(self, n: int) -> torch.Tensor:
         steps = torch.linspace(len(self.sigmas) - 1, 0, n).tolist()
-        return torch.tensor([*(VIDEO.timestep_to_sigma(t) for t in steps), 0.0])
+        return torch.tensor([*(self.schedule.timestep_to_sigma(t) for t in steps), 0.0])
 
 
-TABLE = _Table()
+@cache
+def _table(video_table: str) -> _Table:
+    return _Table(VIDEO_TABLES[video_table])
 
 
 def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from modules import sd_samplers_cfg_denoiser, sd_samplers_common, shared
 
-from .. import Move, Options, Plan, Schedule
+from .. import Move, Plan, Schedule
 from ..patch import Overlay, replaced
 from . import log
 from .image_model.conds import ImageConds
 from .motion import ClipMotion
+from .options import WebUIOptions
 
 if TYPE_CHECKING:
     from .sampler import Sampler
@@ -38,10 +39,10 @@ class Strategy(Protocol):
     def schedules(self) -> tuple[Schedule, Schedule]:
         """The noise tables of the video and the image model; asked for only where there is motion."""
 
-    def check(self, options: Options) -> None:
+    def check(self, options: WebUIOptions) -> None:
         """Raises OptionError for what a clip cannot have on this host."""
 
-    def begin(self, options: Options, plan: Plan) -> None:
+    def begin(self, options: WebUIOptions, plan: Plan) -> None:
         """Before the first evaluation of ``plan``. Raises OptionError."""
 
     def model_of(self, move: Move) -> AbstractContextManager[None]:

@@ -15,12 +15,13 @@ from torch import Tensor
 from modules import sd_samplers_common, shared
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
-from .. import OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
+from .. import ConflictError, OptionError, Plan, Schedule, make_plan, sample_iv_mixed
 from ..patch import replaced
 from . import NAME, hosts, log, request, timing
 from .errors import RefusedError, refusing
 from .image_model import checkpoints, conds
 from .motion import ClipMotion
+from .options import WebUIOptions
 from .page.panel import options_of
 from .request import Sampled, put_back_after_errors
 from .run import Run, Strategy
@@ -120,7 +121,7 @@ class Sampler(KDiffusionSampler):
             timing.note(self.p.sd_model, plan, frames, 8 * width, 8 * height, seconds)
         return clip
 
-    def _planned(self, x: Tensor, sigmas: Tensor) -> tuple[Options, Plan]:
+    def _planned(self, x: Tensor, sigmas: Tensor) -> tuple[WebUIOptions, Plan]:
         """The options and the plan over ``sigmas`` of the latent ``x``. Raises OptionError, RefusedError."""
         options = options_of(self.p)
         strategy = self.strategy
@@ -140,17 +141,19 @@ class Sampler(KDiffusionSampler):
         plan.check_size(*x.shape[-2:])
         return options, plan
 
-    def _check(self, options: Options, frames: int, motion: ClipMotion) -> None:
+    def _check(self, options: WebUIOptions, frames: int, motion: ClipMotion) -> None:
         """Raises OptionError for what a clip of ``frames`` frames cannot have on any host."""
         if options.image_size is not None and self.model_wrap_cfg.mask is not None:
-            raise OptionError("image_size", options.image_size, "nothing in inpainting: the mask has the clip's size")
+            raise ConflictError("image_size", options.image_size, "inpainting", because="the mask has the clip's size",
+                                remedy="leave it empty")
         checkpoints.chosen(options)
         conds.without_networks(options)
-        # context windows lie elsewhere in every step
-        if frames > motion.context and options.reused == "features" and options.fresh_percent < 100:
-            raise OptionError(
-                "fresh_percent", options.fresh_percent, "100 with reused 'features' and more frames than the "
-                "context: motion's windows lie elsewhere in every step, so a step's features serve that step alone")
+        if frames > motion.context and options.reused == "features" and options.reuse_percent > 50:
+            raise ConflictError(
+                "reuse_percent", options.reuse_percent, "reused", options.reused,
+                because=f"the clip is longer than the context of {motion.context} frames, whose windows lie elsewhere "
+                        "in every step, so that a step's features serve that step alone",
+                remedy="take 50 or less, or reuse predictions")
 
     def _note(self, said: str) -> None:
         """Notes in the infotext what a pass took, and what of the request had no effect on it."""

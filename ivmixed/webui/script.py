@@ -7,12 +7,13 @@ from typing import Any
 
 from modules import scripts
 
-from ..options import OPTIONS, OptionError, Options
+from ..options import OptionError
 from . import MOTION, NAME, SAMPLERS, presets, request, sampler
 from .builtin import generation, output
 from .errors import RefusedError, refusing
 from .extensions import animatediff
 from .image_model.checkpoints import check_stays
+from .options import OPTIONS, WebUIOptions
 from .page import motion_panel, panel
 from .page.live import Live
 
@@ -100,7 +101,7 @@ class IVMixedScript(scripts.Script):
             kept.script_run.finished += 1
 
 
-def _write(infotext: dict[str, Any], options: Options) -> None:
+def _write(infotext: dict[str, Any], options: WebUIOptions) -> None:
     infotext.update(options.to_infotext())
-    if options.setting() != Options() and (name := presets.name_of(options)) is not None:
+    if options.setting() != WebUIOptions() and (name := presets.name_of(options)) is not None:
         infotext[PRESET] = name

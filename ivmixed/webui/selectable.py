@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from modules import errors, scripts
 
 from .. import NonFiniteError
-from ..options import OptionError
+from ..options import ConflictError
 from ..patch import replaced
 from . import request
 from .errors import RefusedError, refusing
@@ -102,10 +102,10 @@ def stand_in(run: ScriptRun, picture: Any, answer: Sequence[Any], infotext: str)
 
 
 def check(p: Any) -> None:
-    """Raises OptionError where the chosen script can do nothing with a clip."""
+    """Raises ConflictError where the chosen script can do nothing with a clip."""
     number = p.script_args[0]  # where the request has infotext, the page's word for none
     title = p.scripts.selectable_scripts[number - 1].title() if isinstance(number, int) and number > 0 else ""
     if title in STILLS:
-        raise OptionError("script", title, "none, or one that makes a clip of each request, as X/Y/Z plot, Prompt "
-                          "matrix and Prompts from file do", "goes on with single pictures, and built-in motion makes "
-                          "clips")
+        raise ConflictError("script", title, "built-in motion", because="it goes on with single pictures",
+                            remedy="take none, or one that makes a clip of each request, as X/Y/Z plot, Prompt matrix "
+                                   "and Prompts from file do")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ivmixed import OPTIONS
 from ivmixed.motion.options import MOTION_OPTIONS
+
+from ivmixed.webui.options import OPTIONS
 
 from .test_running_webui import different
 from .webui import BUILT_IN, NAME, Refused, png
@@ -21,7 +22,7 @@ RAMP = {"gamma_go": [6, 2]}
 CASES = {  # the option's value, and what else both clips have, with the option and without it
     "form": ("RR-IV", {}),
     "gamma_go": ([6, 2], {}),
-    "gamma_back": ([2, 3], {}),
+    "gamma_back": ([[0, 2], [60, 6]], {}),
     "z_percent": (100, {}),
     "z_pattern": ("first", {"z_percent": 50}),
     "interval": ([0, 30], {}),
@@ -31,11 +32,8 @@ CASES = {  # the option's value, and what else both clips have, with the option 
     "loop_order": ("noise-first", {}),
     "active_percent": (50, {}),
     "finish_by": ("steps", {"finish_percent": 20}),
-    "back_moves": ("reuse", {}),
-    "fresh_percent": (50, {}),
-    "reused": ("features", {"back_moves": "reuse"}),
-    "gamma_go_curve": ("0=6 50=2 100=4", {}),
-    "gamma_back_curve": ([[0, 2], [60, 6]], {}),
+    "reuse_percent": (50, {}),
+    "reused": ("features", {"reuse_percent": 50}),
     "guidance_rescale": (0.7, {}),
     "rho": (1, RAMP),
     "schedule_match": ("timestep", {}),
@@ -43,9 +41,7 @@ CASES = {  # the option's value, and what else both clips have, with the option 
     "image_size": ("128x128", {}),
     "image_resize": ("nearest", {"image_size": "128x128"}),
     "gamma_image_go": ([6, 2], {}),
-    "gamma_image_back": ([2, 3], {}),
-    "gamma_video_go": ([6, 2], {}),
-    "gamma_video_back": ([2, 3], {}),
+    "gamma_image_back": ("0=6 50=2 100=4", {}),
 }
 APART = {"image_checkpoint", "controlnet"}
 """Options that need more than the request: they have tests of their own."""

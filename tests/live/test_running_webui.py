@@ -86,7 +86,7 @@ def test_an_extra_loop_before_a_multistep_solver(webui, mixed):
 
 def test_options_act_and_defaults_do_not(webui, mixed):
     assert webui.mixed(options={"gamma_go": 4, "form": "IV-IV", "interval": [0, 100]}).frames == mixed.frames
-    other = webui.mixed(options={"form": "II-II", "gamma_go": [6, 2], "back_moves": "reuse"})
+    other = webui.mixed(options={"form": "II-II", "gamma_go": [6, 2], "reuse_percent": 50})
     assert other.field(NAME) == "3 evaluations"
     assert different(other.frames, mixed.frames)
 
@@ -97,7 +97,7 @@ def test_infotext_round_trip(webui):
     except Refused as refused:  # Forge main: its types of parameters are no types to compare with
         assert refused.status == 500
         pytest.skip(f"this WebUI's API takes no infotext, of stills neither: {refused.text}")
-    options = {"form": "RR-IV", "gamma_go": [6, 2], "gamma_video_back": 3, "z_percent": 33.3, "interval": [0, 70]}
+    options = {"form": "RR-IV", "gamma_go": [6, 2], "gamma_image_back": 3, "z_percent": 33.3, "interval": [0, 70]}
     clip = webui.mixed(options=options)
     assert clip.field("IV-mixed form") == "RR-IV"
     assert clip.field("IV-mixed gamma go") == "6 to 2"

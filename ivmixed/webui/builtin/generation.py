@@ -23,7 +23,7 @@ from modules import paths, shared
 from ... import motion
 from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
 from ...motion.options import MOTION_OPTIONS
-from ...options import OptionError
+from ...options import ConflictError, OptionError
 from ...patch import replaced
 from ...untrusted import shown
 from .. import hosts, log, request, selectable
@@ -250,7 +250,7 @@ def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...
     there = files(Path(lora_dir)) if lora_dir and options.loras else modules
     named = {**{path.stem: path for path in there.values()}, **there}
     loras = []
-    for name, weight in options.motion_loras():
+    for name, weight in options.loras:
         if name not in named:
             raise OptionError("loras", name, "the names of files in the folders of motion modules and of LoRAs",
                               "is not there")
@@ -271,7 +271,8 @@ def _check(p: Any, options: MotionOptions) -> None:
     if pictures is not None and len(pictures) not in (1, options.frames):
         if not pictures:
             raise OptionError("init_images", [], f"one picture, or {options.frames}, one for each frame")
-        raise OptionError("frames", options.frames, f"{len(pictures)}, as many as init_images, or give one picture")
+        raise ConflictError("frames", options.frames, f"{len(pictures)} init_images", because="each frame takes one",
+                            remedy=f"take {len(pictures)} frames, or give one picture")
 
 
 class BuiltinMotion(ClipMotion):

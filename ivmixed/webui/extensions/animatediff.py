@@ -18,7 +18,7 @@ from modules import sd_models
 
 from ...motion import MotionOptions
 from ...motion.module import AUTO
-from ...options import OptionError
+from ...options import ConflictError, OptionError
 from ...patch import replaced
 from ...untrusted import shown
 from ..errors import RefusedError
@@ -53,11 +53,14 @@ def folder() -> Path:
 def settings_of(options: MotionOptions) -> Any:
     """The extension's settings, as its panel sends them, that ask for this clip. Raises OptionError."""
     if options.loras:
-        raise OptionError("loras", options.loras, "nothing with AnimateDiff: write <lora:name:weight> into the prompt")
+        raise ConflictError("loras", options.loras, "the AnimateDiff extension", because="it reads the prompt's",
+                            remedy="write <lora:name:weight> into the prompt")
     if options.fuse != "last":
-        raise OptionError("fuse", options.fuse, "'last' with AnimateDiff")
+        raise ConflictError("fuse", options.fuse, "the AnimateDiff extension", because="it knows no other way",
+                            remedy="take last, or built-in motion")
     if options.kind != AUTO:
-        raise OptionError("kind", options.kind, f"{AUTO!r} with AnimateDiff")
+        raise ConflictError("kind", options.kind, "the AnimateDiff extension", because="it tells modules apart itself",
+                            remedy=f"take {AUTO}, or built-in motion")
     if not (folder() / options.model).is_file():
         raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder()}", "is not there")
     return sys.modules["scripts.animatediff_ui"].AnimateDiffProcess(

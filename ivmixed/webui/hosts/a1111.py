@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules import sd_samplers_cfg_denoiser, shared
 
-from ... import Move, OptionError, Options, Plan, Schedule
+from ... import ConflictError, Move, Plan, Schedule
 from ...features import DeepFeatures, deep_blocks
 from ...motion import Motion
 from ...patch import replaced
@@ -24,6 +24,7 @@ from ..image_model import checkpoints, conds, swapped
 from ..image_model.conds import ImageConds
 from ..image_model.swapped import SwappedImageModel
 from ..motion import ClipMotion
+from ..options import WebUIOptions
 from ..page import settings
 from ..run import dropping
 from ..sampler import Sampler
@@ -99,12 +100,12 @@ class A1111Strategy:
         video, image = (Schedule.from_sigmas(denoiser.sigmas.tolist()) for denoiser in denoisers)
         return video, image
 
-    def check(self, options: Options) -> None:
+    def check(self, options: WebUIOptions) -> None:
         if options.image_size is not None and controlnet.controls(self.p.scripts):
-            raise OptionError("image_size", options.image_size, "nothing with ControlNet, whose images have the clip's "
-                              "size")
+            raise ConflictError("image_size", options.image_size, "ControlNet",
+                                because="its images have the clip's size", remedy="leave it empty")
 
-    def begin(self, options: Options, plan: Plan) -> None:
+    def begin(self, options: WebUIOptions, plan: Plan) -> None:
         self.plan, self.controlled = plan, options.controlnet
         if plan.count("image"):
             self.image_conds = self._image_conds(options)
@@ -112,7 +113,7 @@ class A1111Strategy:
             blocks = deep_blocks(self.sampler.model_wrap.inner_model.model.diffusion_model)
             self.features = {model: DeepFeatures(blocks) for model in ("video", "image")}
 
-    def _image_conds(self, options: Options) -> ImageConds | None:
+    def _image_conds(self, options: WebUIOptions) -> ImageConds | None:
         p, motion, checkpoint = self.p, self.motion, checkpoints.chosen(options)
         assert motion is not None
         prompt, networks = conds.without_networks(options)

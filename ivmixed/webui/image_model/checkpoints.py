@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import sd_models, shared
 
-from ...options import OptionError
+from ...options import ConflictError, OptionError
 from ...untrusted import shown
 from ...weights import files
 
@@ -68,8 +68,8 @@ def check_stays(p: Any) -> None:
         if name == "hr_checkpoint_name" and (info is None or not p.enable_hr):
             continue
         if info is not None and info.filename != loaded.filename:
-            raise OptionError(name, shown(chosen), f"none, or {loaded.name}, which is loaded: a clip stays with one "
-                              "checkpoint")
+            raise ConflictError(name, shown(chosen), "a clip", because="it stays with one checkpoint",
+                                remedy=f"take none, or {loaded.name}, which is loaded")
         p.refiner_checkpoint_info = None  # the host compares with its list, which may be another by now
     _check_modules_stay(p)
 

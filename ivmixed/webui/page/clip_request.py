@@ -22,11 +22,12 @@ from ...clips.encode import Frames
 from ...cost import work
 from ...measures import pixels
 from ...motion import MotionOptions
-from ...options import OptionError, Options
+from ...options import ConflictError
 from ...plan import Plan
 from .. import MOTION, NAME, SAMPLERS, hosts, preview, request
 from ..builtin import output
 from ..extensions import animatediff
+from ..options import WebUIOptions
 from . import settings
 
 MEASURES = {"sharpness": pixels.sharpness, "flicker": pixels.flicker, "motion": pixels.motion}
@@ -48,7 +49,7 @@ class Wanted:
     seed: int
     by_extension: bool
     motion: MotionOptions
-    options: Options
+    options: WebUIOptions
 
     def plan(self) -> Plan:
         """Raises OptionError."""
@@ -79,10 +80,11 @@ def make(wanted: Wanted) -> list[Made]:
 
 
 def compare(wanted: Wanted) -> list[Made]:
-    """A clip of the video model alone and one by IV-mixed, of one seed; fewer after an interrupt. Raises OptionError.
-    """
+    """A clip of the video model alone and one by IV-mixed, of one seed; fewer after an interrupt. Raises
+    OptionError."""
     if wanted.sampler not in SAMPLERS:
-        raise OptionError("sampler", wanted.sampler, f"one of {', '.join(SAMPLERS)} in a comparison")
+        raise ConflictError("sampler", wanted.sampler, "a comparison", because="it is of a clip with and without the "
+                            "extra loop, which other samplers do not have", remedy=f"take {', '.join(SAMPLERS)}")
     seeded = replace(wanted, seed=int(processing.get_fixed_seed(wanted.seed)))
     plain = replace(seeded, options=wanted.options.plain())
     return _make_all({"plain": plain, wanted.sampler: seeded})

@@ -16,6 +16,7 @@ import gradio as gr
 
 from ...options import OptionError, Options
 from .. import NAME, SAMPLERS, presets, preview
+from ..options import WebUIOptions
 from ..presets import PresetError
 from .panel import Panel, from_arguments, of_setting
 
@@ -111,11 +112,12 @@ def _plan(options: Options, host: dict[str, Any]) -> Any:
 
 def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     frames = "built_in_frames" if host.get("built_in") else "frames"
-    sizes = (preview.FRAMES, frames), (preview.WIDTH, "width"), (preview.HEIGHT, "height")
-    return preview.price(plan, *(option.check(host.get(name) or None) for option, name in sizes))
+    sizes = {"frames": frames, "width": "width", "height": "height"}
+    return preview.price(plan, *(preview.PlanRequest.option(name).check(host.get(source) or None)
+                                 for name, source in sizes.items()))
 
 
-def _about(preset: presets.Preset | None, host: dict[str, Any]) -> list[str]:
+def _about(preset: presets.Preset[WebUIOptions] | None, host: dict[str, Any]) -> list[str]:
     """What is said of the preset that the settings are; also that the page has another CFG scale than it wants."""
     if preset is None:
         return []
@@ -161,7 +163,7 @@ def choose(name: str, with_cfg_scale: bool) -> list[Any]:
     """The values of the panel's components, and of the CFG scale where there is one, for a preset."""
     preset = presets.every().get(name) if isinstance(name, str) else None
     if preset is None:
-        return [gr.update() for _ in range(len(of_setting(Options())) + with_cfg_scale)]
+        return [gr.update() for _ in range(len(of_setting(WebUIOptions())) + with_cfg_scale)]
     cfg_scale = gr.update() if preset.cfg_scale is None else preset.cfg_scale
     return of_setting(preset.options) + [cfg_scale] * with_cfg_scale
 

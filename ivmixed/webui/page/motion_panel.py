@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +14,10 @@ from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
 from ...motion import MotionOptions
-from ...motion.options import MOTION_OPTIONS
 from ...options import Option
 from .. import MOTION
 from ..builtin import generation, output
-from .panel import given_of, tell_page, title
-
-BASIC = tuple(option for option in MOTION_OPTIONS.values() if not option.advanced)
-ADVANCED = tuple(option for option in MOTION_OPTIONS.values() if option.advanced)
-SHOWN = BASIC + ADVANCED
+from . import form
 
 
 class Source(NamedTuple):
@@ -43,30 +38,25 @@ def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
     with InputAccordion(False, label=MOTION, elem_id=elem_id("open")) as accordion:
         gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
                 "The batch size is the number of frames.")
-        shown, fields = components(elem_id)
-    return [accordion, *shown], [PasteField(accordion, _is_open), *fields]
+        motion = components(elem_id)
+    return [accordion, *motion.components], [PasteField(accordion, _is_open), *motion.fields]
 
 
-def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
-               ) -> tuple[list[Any], list[PasteField]]:
-    """The components of the options in the order of `SHOWN`, and what pastes infotext into them.
+def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None) -> form.Form:
+    """The form of the options.
 
     The list of motion modules is that of the source which the component ``by`` has as its value.
     """
-    made = [_modules(elem_id, by, sources or {None: BUILT_IN})]
+    sources = sources or {None: BUILT_IN}
+    made = form.Form(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
+        "model": lambda option, shared: [_modules(elem_id, shared, by, sources)], "formats": _formats})
+    first, *others = form.basic(MotionOptions)
+    made.draw([first])
     with gr.Row():
-        made += [_component(option, elem_id) for option in BASIC[1:]]
+        made.draw(others)
     with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
-        made += [_component(option, elem_id) for option in ADVANCED]
-    return made, [PasteField(component, lambda params, name=option.name: _paste(params, name))
-                  for option, component in zip(SHOWN, made)]
-
-
-def from_values(values: Iterable[Any]) -> MotionOptions:
-    """Options from the values of `components`. Raises OptionError."""
-    given = {option.name: value for option, value in zip(SHOWN, values)}
-    given["model"] = given["model"] or ""  # the page's None, where no module is there
-    return MotionOptions(**given)
+        made.draw(form.advanced(MotionOptions))
+    return made
 
 
 def from_arguments(arguments: Any) -> MotionOptions | None:
@@ -74,33 +64,26 @@ def from_arguments(arguments: Any) -> MotionOptions | None:
 
     Raises OptionError.
     """
-    defaults = [_default(option) for option in SHOWN]
+    defaults = form.values_of(MotionOptions())
     if arguments and arguments[1:] and arguments[1] in _first_models:
         defaults[0] = arguments[1]
-    given = given_of(
-        arguments, defaults, f'"{MOTION}": {{"args": [{{"model": "mm_sd15_v3.safetensors", "frames": 16}}]}}')
-    if given is None:
-        return None
-    options = MotionOptions.from_dict(given) if isinstance(given, dict) else from_values(given)
-    output.check(options.formats)
+    options = form.of_arguments(MotionOptions, arguments, (
+        f'"{MOTION}": {{"args": [{{"model": "mm_sd15_v3.safetensors", "frames": 16}}]}}'), defaults)
+    if options is not None:
+        output.check(options.formats)
     return options
-
-
-def _default(option: Option) -> Any:
-    """What its component begins with."""
-    return list(option.default) if option.kind == "several" else option.default
 
 
 _first_models: list[Any] = []
 """What the list of motion modules began with, on every page so far: files come and go."""
 
 
-def _modules(elem_id: Callable[[str], str], by: Any, sources: Mapping[Any, Source]) -> Any:
+def _modules(elem_id: Callable[[str], str], shared: dict[str, Any], by: Any, sources: Mapping[Any, Source]) -> Any:
     """The list of motion modules; where there are none, what to do."""
     chosen = sources[by.value if by is not None else None]
     names = chosen.names()
     with gr.Row():
-        made = gr.Dropdown(names, value=names[0] if names else None, **_shared(MOTION_OPTIONS["model"], elem_id))
+        made = gr.Dropdown(names, value=names[0] if names else None, **shared)
         again = ToolButton(value=refresh_symbol, elem_id=elem_id("refresh_model"))
     missing = gr.HTML(_missing(chosen, names), visible=not names, elem_id=elem_id("missing"))
     if made.value not in _first_models:
@@ -132,35 +115,10 @@ def _missing(source: Source, names: list[str]) -> str:
             f"(mm_sd15_v3.safetensors, say) into {html.escape(str(source.folder()))} and press {refresh_symbol}.</p>")
 
 
-def _shared(option: Option, elem_id: Callable[[str], str]) -> dict[str, Any]:
-    return {"label": title(option, MOTION), "info": option.help, "elem_id": elem_id(option.name)}
-
-
-def _component(option: Option, elem_id: Callable[[str], str]) -> Any:
-    shared = _shared(option, elem_id)
-    if option.kind == "choice":
-        return gr.Dropdown(list(option.choices), value=option.default, **shared)
-    if option.kind == "several":
-        if not all(output.can_write(output.ending(name)) for name in option.choices):
-            shared["info"] += f". {output.NEEDS_AV}"
-        return gr.CheckboxGroup(list(option.choices), value=_default(option), **shared)
-    if option.kind == "text":
-        return gr.Textbox(option.default, **shared)
-    step = 1 if option.kind == "whole" else option.step
-    return gr.Slider(option.minimum, option.maximum, value=option.default, step=step, **shared)
-
-
-def _paste(params: dict[str, Any], name: str) -> Any:
-    """The pasted value of an option; its default where the infotext leaves it out; None: leave it as it is."""
-    if MOTION not in params:
-        return None
-    values, errors = MotionOptions.read_infotext(params)
-    for error in errors:
-        if error.field == name:
-            tell_page(f"not pasted: {error}")
-            return None
-    value = values.get(name, MOTION_OPTIONS[name].default)
-    return list(value) if isinstance(value, tuple) else value
+def _formats(option: Option, shared: dict[str, Any]) -> list[Any]:
+    if not all(output.can_write(output.ending(name)) for name in option.kind.choices):
+        shared["info"] += f". {output.NEEDS_AV}"
+    return form.draw(option.kind, option, shared)
 
 
 def _is_open(params: dict[str, Any]) -> bool | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,14 +23,15 @@ from modules.ui_common import plaintext_to_html
 from modules.ui_tempdir import register_tmp_file
 from modules.ui_toprow import Toprow
 
-from ...motion import MotionError, TravelError
-from ...options import Option, OptionError
+from ...kinds import Number, Text, Whole
+from ...motion import MotionError, MotionOptions, TravelError
+from ...options import Option, OptionError, OptionSet, declare
 from ...untrusted import shown as bounded
 from .. import MOTION, NAME, hosts, log, preview, scratch
 from ..builtin import generation
 from ..errors import RefusedError
 from ..extensions import animatediff
-from . import clip_request, live, motion_panel
+from . import clip_request, form, live, motion_panel
 from .clip_request import Made, Wanted
 from .motion_panel import Source
 from .panel import Panel, from_arguments
@@ -43,10 +44,22 @@ LAST = 12
 POSTER = 160, 160
 """A clip is at most this large there, in pixels."""
 
-CHECKED = (
-    preview.STEPS, preview.CFG_SCALE, replace(preview.WIDTH, default=512), replace(preview.HEIGHT, default=512),
-    Option("seed", "whole", -1, "", "-1 is another one every time", minimum=-1, maximum=2**53))
-"""The host's numbers that the tab sends; a browser's are whole up to there."""
+
+@dataclass(frozen=True)
+class HostSettings(OptionSet):
+    """The host's own settings that the tab has; their labels are the host's in the infotext. Raises OptionError."""
+
+    word = "setting"
+
+    sampler: str = declare(Text(), NAME, "Sampler", title="Sampling method", help="")
+    scheduler: str = declare(Text(), preview.AUTOMATIC, "Schedule type", help="")
+    steps: int = declare(Whole(1, preview.MOST_STEPS, slider=(1, 150)), 25, "Steps", title="Sampling steps", help="")
+    width: int = declare(Whole(8, 8192, step=8, slider=(64, 2048)), 512, "Size-1", title="Width", help="")
+    height: int = declare(Whole(8, 8192, step=8, slider=(64, 2048)), 512, "Size-2", title="Height", help="")
+    cfg_scale: float = declare(Number(0, 100, step=0.5, slider=(1, 30)), 7.5, "CFG scale", title="CFG Scale", help="")
+    seed: int = declare(  # a browser's numbers are whole so far
+        Whole(-1, 2**53), -1, "Seed", title="Seed (-1: another one every time)", help="")
+
 
 MEASURES = {
     "sharpness": "Sharpness (more is sharper, or noisier)",
@@ -90,58 +103,55 @@ class _Settings:
         self.by = gr.Radio(list(sources), value=first, label="Motion comes from", visible=len(sources) > 1,
                            elem_id=f"{TAB}_by")
         self.by.do_not_save_to_config = True  # else it would stay with a source that has no modules any more
-        self.motion, self.motion_fields = motion_panel.components(
-            lambda name: f"{TAB}_motion_{name}", self.by, sources)
+        self.motion = motion_panel.components(lambda name: f"{TAB}_motion_{name}", self.by, sources)
         self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
-        self.components = [*self.host.values(), self.by, *self.motion, *self.panel.components]
+        self.components = [*self.host.components, self.by, *self.motion.components, *self.panel.components]
 
     def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> Wanted:
         """The values of the prompts and of ``components``. Raises OptionError."""
-        own = dict(zip(self.host, values))
-        by, *left = values[len(own):]
-        split = len(self.motion)
-        checked = {option.name: option.check(own[option.name]) for option in CHECKED}
+        own, (by, *others) = values[:len(self.host.components)], values[len(self.host.components):]
+        split = len(self.motion.components)
         return Wanted(
             prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
-            motion=motion_panel.from_values(left[:split]), options=from_arguments(left[split:]),
-            **{**own, **checked})
+            motion=form.of_values(MotionOptions, others[:split]), options=from_arguments(others[split:]),
+            **vars(form.of_values(HostSettings, own)))
 
     def connect(self, toprow: Any) -> None:
         """The panel follows the settings, and infotext is pasted into all."""
-        frames = self.motion[[option.name for option in motion_panel.SHOWN].index("frames")]
-        watched = {name: component for name, component in self.host.items() if name in live.WATCHED}
-        live.connect(self.panel, {**watched, "frames": frames})
-        sampler, scheduler = (getattr(sd_samplers, f"get_{name}_from_infotext", other) for name, other in (
-            ("sampler", "Sampler"), ("scheduler", "Schedule type")))
-        own = {"sampler": sampler, "scheduler": scheduler, "steps": "Steps", "width": "Size-1", "height": "Size-2",
-               "cfg_scale": "CFG scale", "seed": "Seed"}
+        host = dict(zip((option.name for option in HostSettings.declared()), self.host.components))
+        motion = dict(zip((option.name for option in form.ordered(MotionOptions)), self.motion.components))
+        watched = {name: component for name, component in host.items() if name in live.WATCHED}
+        live.connect(self.panel, {**watched, "frames": motion["frames"]})
         infotext_utils.add_paste_fields(TAB, None, [
             PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
-            *(PasteField(component, own[name]) for name, component in self.host.items()),
-            PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),
-            *self.motion_fields, *self.panel.fields])
+            *self.host.fields, PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),
+            *self.motion.fields, *self.panel.fields])
         infotext_utils.register_paste_params_button(ParamBinding(
             paste_button=toprow.paste, tabname=TAB, source_text_component=toprow.prompt, source_image_component=None))
 
 
-def _host_settings() -> dict[str, Any]:
-    """The host's, by their names in `Wanted`."""
-    samplers = sd_samplers.visible_sampler_names()
-    schedulers = list(preview.schedulers())
+def _host_settings() -> form.Form:
+    samplers, schedulers = sd_samplers.visible_sampler_names(), list(preview.schedulers())
+
+    def sampler(option: Option, shared: dict[str, Any]) -> list[Any]:
+        return [gr.Dropdown(samplers, value=NAME if NAME in samplers else samplers[0], **shared)]
+
+    def scheduler(option: Option, shared: dict[str, Any]) -> list[Any]:
+        return [gr.Dropdown(schedulers, value=schedulers[0], visible=len(schedulers) > 1, **shared)]
+
+    pasted = {name: getattr(sd_samplers, f"get_{name}_from_infotext", None) for name in ("sampler", "scheduler")}
+    made = form.Form(
+        HostSettings, "", lambda name: f"{TAB}_{'sampling' if name == 'sampler' else name}", lambda params: True,
+        resets=False, pasted={name: read for name, read in pasted.items() if read},
+        drawn={"sampler": sampler, "scheduler": scheduler,
+               "seed": lambda option, shared: [gr.Number(option.default, precision=0, **shared)]})
+    first, second, steps, *others = HostSettings.declared()
     with gr.Row():
-        made = {
-            "sampler": gr.Dropdown(samplers, value=NAME if NAME in samplers else samplers[0], label="Sampling method",
-                                   elem_id=f"{TAB}_sampling"),
-            "scheduler": gr.Dropdown(schedulers, value=schedulers[0], label="Schedule type",
-                                     visible=len(schedulers) > 1, elem_id=f"{TAB}_scheduler"),
-        }
-    made["steps"] = gr.Slider(1, 150, value=25, step=1, label="Sampling steps", elem_id=f"{TAB}_steps")
-    with gr.Row():
-        for name in ("width", "height"):
-            made[name] = gr.Slider(64, 2048, value=512, step=8, label=name.capitalize(), elem_id=f"{TAB}_{name}")
-    with gr.Row():
-        made["cfg_scale"] = gr.Slider(1, 30, value=7.5, step=0.5, label="CFG Scale", elem_id=f"{TAB}_cfg_scale")
-        made["seed"] = gr.Number(-1, label="Seed (-1: another one every time)", precision=0, elem_id=f"{TAB}_seed")
+        made.draw([first, second])
+    made.draw([steps])
+    for pair in (others[:2], others[2:]):
+        with gr.Row():
+            made.draw(pair)
     return made
 
 

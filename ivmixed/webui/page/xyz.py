@@ -11,9 +11,11 @@ from typing import Any
 
 from modules import scripts
 
-from ...options import OPTIONS, Option, OptionError, Options
+from ...kinds import Choice, Number
+from ...options import Option, OptionError
 from .. import NAME, presets, request
 from ..image_model.checkpoints import chosen
+from ..options import OPTIONS, WebUIOptions
 from .panel import checkpoints
 
 FILE = "xyz_grid.py"
@@ -32,17 +34,15 @@ def add_axes() -> None:
 def _axis(axis: Callable[..., Any], option: Option) -> Any:
     def check_all(p: Any, values: list[Any]) -> None:
         for value in values:
-            options = Options(**{option.name: value})
-            if option.name == "image_checkpoint":
-                chosen(options)
+            chosen(WebUIOptions(**{option.name: value}))
 
     more: dict[str, Any] = {}
-    if option.kind == "choice":
-        more["choices"] = lambda: list(option.choices)
+    if isinstance(option.kind, Choice):
+        more["choices"] = lambda: list(option.kind.choices)
     elif option.name == "image_checkpoint":
         more["choices"] = checkpoints
-    kind = {"choice": str, "number": _Number(option)}.get(option.kind, option.from_text)
-    return axis(MARK + option.label.removeprefix(NAME).strip(), kind,
+    return axis(MARK + option.label.removeprefix(NAME).strip(),
+                _Number(option) if isinstance(option.kind, Number) else option.from_text,
                 lambda p, value, values: _set(p, {option.name: value}), confirm=check_all,
                 format_value=lambda p, opt, value: f"{opt.label}: {option.to_text(option.check(value))}", **more)
 

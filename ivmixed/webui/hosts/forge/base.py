@@ -19,7 +19,7 @@ from torch import Tensor
 from modules import sd_models
 from modules.timer import Timer
 
-from .... import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan
+from .... import Move, NonFiniteError, OptionError, Plan, Schedule, make_plan
 from ....features import DeepFeatures, deep_blocks
 from ....motion import Motion
 from ....patch import replaced
@@ -33,6 +33,7 @@ from ...image_model import checkpoints, conds, loaded
 from ...image_model.conds import ImageConds
 from ...image_model.loaded import LoadedImageModel
 from ...motion import ClipMotion
+from ...options import WebUIOptions
 from ...page.panel import options_of
 from ...run import dropping
 from ...sampler import Sampler
@@ -211,10 +212,10 @@ class ForgeStrategy:
     def schedules(self) -> tuple[Schedule, Schedule]:
         return Schedule.from_sigmas(self.table.sigmas.tolist()), Schedule.from_sigmas(self.image_sigmas.tolist())
 
-    def check(self, options: Options) -> None:
+    def check(self, options: WebUIOptions) -> None:
         """Nothing more than on any host."""
 
-    def begin(self, options: Options, plan: Plan) -> None:
+    def begin(self, options: WebUIOptions, plan: Plan) -> None:
         self.plan, self.controlled = plan, options.controlnet
         if plan.reuses("features"):
             image = self.unet if self.image_model is None else self.image_model.unet

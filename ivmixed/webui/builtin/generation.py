@@ -23,6 +23,7 @@ from modules import paths, shared
 from ... import motion
 from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
 from ...motion.options import MOTION_OPTIONS
+from ...motion.windows import on_device
 from ...options import OptionError
 from ...untrusted import shown
 from .. import hosts, log, sampler, selectable
@@ -232,7 +233,8 @@ class Clip:
             blended = copy(encoded)
             blended.update((key, self.blended(value)) for key, value in encoded.items())
             return blended
-        return travel.blend(encoded[list(travel.frames)], self.frames, self.options.closes)
+        given = encoded.index_select(0, on_device(travel.frames, encoded.device))
+        return travel.blend(given, self.frames, self.options.closes)
 
 
 def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...]]:

@@ -4,13 +4,18 @@ Like a GPU it refuses tensors of another device. What would make the host wait f
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ivmixed
+
+PACKAGE = Path(ivmixed.__file__).parent
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
 
@@ -63,6 +68,35 @@ class _Made(TorchFunctionMode):
             keys = args[1] if isinstance(args[1], tuple) else (args[1],)
             self.seen.waits += [f"an index by {key}" for key in keys if isinstance(key, list)]
         return func(*args, **kwargs)
+
+
+ASKING = {torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__, torch.Tensor.__float__, torch.Tensor.__int__,
+          torch.Tensor.__index__, torch.Tensor.cpu, torch.Tensor.nonzero, torch.nonzero, torch.equal, torch.allclose}
+
+
+class Reads(TorchFunctionMode):
+    """On the CPU, where code of this package asks for values of a tensor, or makes an index that would be copied.
+
+    ``seen``: as "file:line function", once for each time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        frame = sys._getframe(1)
+        path = Path(frame.f_code.co_filename)
+        if PACKAGE in path.parents and (func in ASKING or self._by_list(func, args)):
+            self.seen.append(f"{path.relative_to(PACKAGE)}:{frame.f_lineno} {func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _by_list(func, args):
+        if func is not torch.Tensor.__getitem__:
+            return False
+        keys = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(key, list) or (isinstance(key, torch.Tensor) and key.dtype == torch.bool) for key in keys)
 
 
 @contextmanager

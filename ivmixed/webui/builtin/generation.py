@@ -177,8 +177,8 @@ class Clip:
         """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""
         everything = slice(0, x.shape[0])
         if self.left_out:
-            size = settings.chunk(self.context)
-            if x.shape[0] <= 2 * size or x.shape[0] % self.frames:
+            size = settings.chunk(self.context)  # of each set: a host short of memory asks for cond and uncond apart
+            if self.frames <= size or x.shape[0] % self.frames:
                 return call(everything)
             parts = [range(self.frames)[start:start + size] for start in range(0, self.frames, size)]
             return evaluate_in_windows(lambda rows, length: call(rows), x, parts, self.frames, "last")

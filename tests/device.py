@@ -21,12 +21,14 @@ aten = torch.ops.aten
 
 
 class Seen(TorchDispatchMode):
-    """``waits``: what made the host wait, in words; ``dtypes``: of all results on the device."""
+    """``waits``: what made the host wait, in words; ``dtypes``: of all results on the device; ``there`` and ``back``:
+    bytes copied to the device and from it."""
 
     def __init__(self):
         super().__init__()
         self.waits = []
         self.dtypes = set()
+        self.there = self.back = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -46,6 +48,8 @@ class Seen(TorchDispatchMode):
         return out
 
     def _copied(self, func, source, place, asynchronous):
+        self.there += source.nbytes * (source.device.type == "cpu" and place == DEVICE)
+        self.back += source.nbytes * (source.is_meta and place.type == "cpu")
         if source.device.type != place.type and not asynchronous:
             self.waits.append(f"{func} of {list(source.shape)} from {source.device} to {place}")
 

@@ -143,7 +143,7 @@ def test_motion_is_as_the_features(kind, weights, features, module_dtype):
             return unet(x[rows], t[rows], context[rows])
 
         out = evaluate_in_windows(evaluate, x, uniform_windows(1, FRAMES, 4), FRAMES)
-    assert motion.calls and seen.waits == []
+    assert motion.acted and seen.waits == []
     assert behind == {(DEVICE, features)} and (out.device, out.dtype, out.shape) == (DEVICE, features, x.shape)
 
 

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
@@ -17,9 +18,9 @@ from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_t
 from diffusers.models.resnet import ResnetBlock2D  # noqa: E402
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D  # noqa: E402
 
-from ivmixed.motion import Layout, MotionError, attach, load  # noqa: E402
+from ivmixed.motion import Layout, MotionError, MotionModule, attach, load  # noqa: E402
 from ivmixed.motion import module as network  # noqa: E402
-from ivmixed.motion.module import TemporalTransformer, depth_to_frames, frames_to_depth, sinusoids  # noqa: E402
+from ivmixed.motion.module import V3, TemporalTransformer, depth_to_frames, frames_to_depth, sinusoids  # noqa: E402
 
 from .layouts import motion_shapes, random, saved  # noqa: E402
 from .ldm_unet import LdmUNet  # noqa: E402
@@ -273,10 +274,15 @@ def test_a_layer_that_does_not_act_makes_a_difference(made, kind):
     module = load(file)
     with attach(unet, module) as motion:
         motion.frames = FRAMES
+        acting = [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]
+        ran = []
+        for transformer in acting:
+            transformer.register_forward_hook(lambda layer, args, output: ran.append(layer))
+        assert not motion.acted
         whole = unet(x, t, context)
         places = {"sdxl": 15, "hotshot": 15, "v1": 20, "v3": 20}.get(kind, 21)
-        assert motion.calls == places
-        for transformer in [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]:
+        assert motion.acted and len(ran) == len(set(ran)) == places
+        for transformer in acting:
             weight, bias = transformer.proj_out.weight, transformer.proj_out.bias
             kept = weight.clone(), bias.clone()
             weight.zero_(), bias.zero_()
@@ -305,6 +311,24 @@ def test_the_unet_is_itself_again_to_the_bit(made):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in unet.modules())
     assert unet.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in unet.state_dict().items())
+
+
+def test_a_compiled_unet_is_compiled_once_for_motion_and_once_without():
+    """Whole, without a break."""
+    module = MotionModule(V3, Layout(widths=(32,), layers=1, heads=2))
+    unet = LdmUNet(diffusers.UNet2DConditionModel(
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), block_out_channels=(32,),
+        layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, sample_size=8)).eval()
+    args = torch.randn(4, 4, 8, 8), torch.full((4,), 600.0), torch.randn(4, 5, 16)
+    counter = CompileCounter()
+    compiled = torch.compile(unet, backend=counter, fullgraph=True)
+    with torch.no_grad(), attach(unet, module.eval()) as motion:
+        counts = []
+        for frames in (2, 2, 2, None, 2, None):
+            motion.frames = frames
+            torch.testing.assert_close(compiled(*args), unet(*args))
+            counts.append(counter.frame_count)
+    assert counts == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

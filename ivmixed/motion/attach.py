@@ -31,8 +31,8 @@ class Motion:
 
     def __init__(self, module: MotionModule):
         self.module = module
-        self.calls = 0
-        """How often a temporal transformer has acted; a clip in which it stays 0 has no motion."""
+        self.acted = False
+        """A temporal transformer has acted; a clip in which none does has no motion."""
         self._frames: int | None = None
 
     @property
@@ -53,7 +53,7 @@ class Motion:
         frames = self._frames_in(output)
         if frames is None:
             return None
-        self.calls += 1
+        self.acted = True  # no count: torch.compile would compile anew for every number
         return transformer(output, frames)  # type: ignore[no-any-return]
 
     def _join(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:

@@ -113,7 +113,7 @@ class Motion:
     def seen(self) -> bool:
         """Whether motion has acted."""
         assert self._clip.motion is not None
-        return self._clip.motion.calls > 0
+        return self._clip.motion.acted
 
     def watched(self, model_options: dict[str, Any]) -> dict[str, Any]:
         """The options as they are: built-in motion counts its calls."""

@@ -340,14 +340,14 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None
                 samples = sample(*args, **kwargs)
-                calls = clip.motion.calls
+                acted = clip.motion.acted
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(f"IV-mixed motion: out of memory with {clip.context} frames of {clip.p.width}x"
                                f"{clip.p.height} at a time; lower the size or the context ({error})") from None
         finally:
             clip.motion = None
         asked = getattr(clip.p, "iv_mixed_asks_video", True)  # IV-mixed may leave all to the image model
-        if not calls and asked and not (shared.state.interrupted or shared.state.skipped):
+        if not acted and asked and not (shared.state.interrupted or shared.state.skipped):
             raise RefusedError("IV-mixed motion: this WebUI's UNet never called the motion module, so all frames are "
                                "stills; switch off what replaces the UNet (TensorRT, say).")
         return samples

@@ -2,6 +2,7 @@
 # make test       everything that needs no WebUI: lint, test-code and test-page
 # make test-thorough  every fault at every place of every host's double: an hour or two
 # make test-live  the claims against a running WebUI, named by WEBUI_URL
+# make check-gpu  what is claimed of speed, memory and exactness, tried on your GPU in five minutes
 # make lint       ruff and mypy alone
 # make clean      removes the virtual environment
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-code test-page test-thorough test-live lint clean
+.PHONY: help demo test test-code test-page test-thorough test-live check-gpu lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -37,6 +38,9 @@ test-live: $(READY)
 	WEBUI_URL="$(WEBUI_URL)" $(BIN)/python -m pytest -m live tests/live
 endif
 
+check-gpu: $(VENV)/.demo
+	$(BIN)/python -m benchmarks.gpu --out gpu.json
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -50,7 +54,7 @@ $(READY): pyproject.toml tests/constraints.txt tests/gradio4.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/gradio4 --requirement tests/gradio4.txt
 	@touch $(READY)
 
-# the demo needs less; the constraints keep its packages fit for the tests as well
+# the demo and the check of a GPU need less; the constraints keep its packages fit for the tests as well
 $(VENV)/.demo: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint tests/constraints.txt --editable ".[standalone]"

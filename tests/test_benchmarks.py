@@ -21,6 +21,8 @@ from benchmarks.box.models import Box
 from benchmarks.cost.__main__ import main as cost
 from benchmarks.cost.memory import _Alive, peaks
 from benchmarks.cost.work import work_of
+from benchmarks.gpu.__main__ import main as gpu
+from benchmarks.gpu.claims import prices
 from benchmarks.plots import draw, front, panel
 from benchmarks.report import Row, load, save, spread, table
 from benchmarks.rivals import RIVALS, Ask, Step, _across
@@ -478,3 +480,30 @@ def test_the_cost_command(tmp_path, capsys):
     assert "| deep features | 7, 3 | 2, 2 | 3.50 |" in said
     seconds = {json.dumps(row.setting): row.measures["seconds"] for row in load(out)}
     assert all(value > 0 for value in seconds.values())
+
+
+def test_the_check_of_a_gpu_without_one(tmp_path, capsys):
+    out = tmp_path / "check.json"
+    assert gpu(["--device", "cpu", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    for claim in ("an image evaluation is the plain UNet's, to the bit", "motion acts", "an empty interval is Euler",
+                  "attention of both models and of built-in motion", "all clips are finite", "memory is at most 1.02"):
+        assert f"pass  {claim}" in said
+    assert "----  paper takes at most 4.3 times plain's seconds" in said and "| paper | 9, 5 |" in said
+    found = json.loads(out.read_text())
+    assert [claim["held"] for claim in found["claims"]].count(None) == 3
+    assert sum(found["shares"].values()) == pytest.approx(1) and found["kernels"] == ["flash_attention_for_cpu"]
+
+
+def test_a_price_that_is_too_high_fails():
+    def rows(times, memory):
+        measures = {"plain": (1.0, 1.0), "paper": (times, memory), "balanced": (1.2, 1.0), "fast": (0.9, 1.0)}
+        return [Row("25 steps", name, seed, {}, {"seconds": seconds * (1 + seed), "peak": peak})
+                for seed in (0, 1) for name, (seconds, peak) in measures.items()]
+
+    def held(*values, judged=True):
+        return [claim.held for claim in prices(rows(*values), judged)]
+
+    assert held(4.2, 1.01) == [True] * 4
+    assert held(4.4, 1.03) == [False, True, True, False]
+    assert held(4.4, 1.01, judged=False) == [None, None, None, True]

@@ -8,6 +8,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional
+from torch.nn.attention import SDPBackend
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -15,9 +18,9 @@ from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_t
 from diffusers.models.resnet import ResnetBlock2D  # noqa: E402
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D  # noqa: E402
 
-from ivmixed.motion import Layout, MotionError, attach, load  # noqa: E402
+from ivmixed.motion import Layout, MotionError, MotionModule, attach, load  # noqa: E402
 from ivmixed.motion import module as network  # noqa: E402
-from ivmixed.motion.module import TemporalTransformer, apart, sinusoids, together  # noqa: E402
+from ivmixed.motion.module import V3, TemporalTransformer, depth_to_frames, frames_to_depth, sinusoids  # noqa: E402
 
 from .layouts import motion_shapes, random, saved  # noqa: E402
 from .ldm_unet import LdmUNet  # noqa: E402
@@ -122,12 +125,38 @@ def test_many_pixels_are_attended_to_in_parts(monkeypatch):
     x = torch.randn(6, 16, 5, 3, generator=torch.Generator().manual_seed(0))
     whole = ours(x, 3)
     calls = []
-    attend = network.functional.scaled_dot_product_attention
-    monkeypatch.setattr(network.functional, "scaled_dot_product_attention",
+    attend = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention",
                         lambda q, k, v: calls.append(len(q)) or attend(q, k, v))
-    monkeypatch.setattr(network, "ATTENTION_ROWS", 7)
+    monkeypatch.setattr(network, "ATTENTION_COLUMNS", 7)
     torch.testing.assert_close(ours(x, 3), whole, rtol=0, atol=1e-6)
-    assert calls == [*[7] * 8, 4] * 2  # 2 sets x 15 pixels x 2 heads
+    assert calls == [*[7] * 4, 2] * 2  # 2 sets x 15 pixels
+
+
+@pytest.mark.parametrize("width", [320, 640, 1280])
+def test_attention_is_its_formula_in_a_fused_kernel(width, monkeypatch):
+    """softmax(q k^T / sqrt(d)) v of numbered frames; torch says which kernel it takes."""
+    attention = pair(width)[0].transformer_blocks[0].attention_blocks[0]
+    x = torch.randn(6, 16, width, generator=torch.Generator().manual_seed(0))
+    choices = []
+    attend = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention",
+                        lambda *parts: choices.append(torch._fused_sdp_choice(*parts)) or attend(*parts))
+    made = attention(x)
+    assert choices == [SDPBackend.FLASH_ATTENTION.value]
+    seen = x + sinusoids(32, width)[:, :16]
+    q, k, v = ((seen @ layer.weight.T).unflatten(-1, (8, -1)).movedim(2, 1)
+               for layer in (attention.to_q, attention.to_k, attention.to_v))
+    heads = ((q @ k.mT) / math.sqrt(width // 8)).softmax(-1) @ v
+    out = attention.to_out[0]
+    expected = heads.movedim(1, 2).flatten(2) @ out.weight.T + out.bias
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_layout_of_the_features_stays(layout):
+    x = torch.randn(8, 16, 4, 3, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    assert pair(16, heads=2, groups=4)[0](x, 4).stride() == x.stride()
 
 
 @pytest.mark.parametrize("weights, given", [
@@ -140,11 +169,11 @@ def test_the_dtype_of_the_features_stays(weights, given):
     assert far(made.float(), theirs(x.float(), num_frames=4)) < 0.05
 
 
-def test_together_and_apart_are_inverse():
+def test_frames_go_to_depth_and_back():
     x = torch.arange(2 * 3 * 4 * 2 * 2.0).view(6, 4, 2, 2)
-    assert together(x, 3).shape == (2, 4, 3, 2, 2)
-    assert torch.equal(together(x, 3)[1, :, 2], x[5])
-    assert torch.equal(apart(together(x, 3)), x)
+    assert frames_to_depth(x, 3).shape == (2, 4, 3, 2, 2)
+    assert torch.equal(frames_to_depth(x, 3)[1, :, 2], x[5])
+    assert torch.equal(depth_to_frames(frames_to_depth(x, 3)), x)
 
 
 # --- the whole UNet
@@ -245,10 +274,15 @@ def test_a_layer_that_does_not_act_makes_a_difference(made, kind):
     module = load(file)
     with attach(unet, module) as motion:
         motion.frames = FRAMES
+        acting = [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]
+        ran = []
+        for transformer in acting:
+            transformer.register_forward_hook(lambda layer, args, output: ran.append(layer))
+        assert not motion.acted
         whole = unet(x, t, context)
         places = {"sdxl": 15, "hotshot": 15, "v1": 20, "v3": 20}.get(kind, 21)
-        assert motion.calls == places
-        for transformer in [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]:
+        assert motion.acted and len(ran) == len(set(ran)) == places
+        for transformer in acting:
             weight, bias = transformer.proj_out.weight, transformer.proj_out.bias
             kept = weight.clone(), bias.clone()
             weight.zero_(), bias.zero_()
@@ -277,6 +311,24 @@ def test_the_unet_is_itself_again_to_the_bit(made):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in unet.modules())
     assert unet.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in unet.state_dict().items())
+
+
+def test_a_compiled_unet_is_compiled_once_for_motion_and_once_without():
+    """Whole, without a break."""
+    module = MotionModule(V3, Layout(widths=(32,), layers=1, heads=2))
+    unet = LdmUNet(diffusers.UNet2DConditionModel(
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), block_out_channels=(32,),
+        layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, sample_size=8)).eval()
+    args = torch.randn(4, 4, 8, 8), torch.full((4,), 600.0), torch.randn(4, 5, 16)
+    counter = CompileCounter()
+    compiled = torch.compile(unet, backend=counter, fullgraph=True)
+    with torch.no_grad(), attach(unet, module.eval()) as motion:
+        counts = []
+        for frames in (2, 2, 2, None, 2, None):
+            motion.frames = frames
+            torch.testing.assert_close(compiled(*args), unet(*args))
+            counts.append(counter.frame_count)
+    assert counts == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -10,6 +10,7 @@ from fastapi import HTTPException
 
 from ivmixed import Options, Schedule, make_plan
 
+from .device import DEVICE, watched
 from .host import NAME, loaded
 from .host.forge_host import loaded_forge
 from .test_webui_forge import plan_of as forge_plan
@@ -366,6 +367,82 @@ def test_its_memory_is_free_after_the_request(host, folder, error):
     gc.collect()
     assert weights and not any(reference() for reference in weights)
     assert host.run(host.clip(**ONE_WINDOW)) is not None and (p.sampler is None) == (error is not None)
+
+
+class Weight:
+    """A parameter on `DEVICE` or in memory; PyTorch lets none of its own go from the one to the other."""
+
+    def __init__(self, data):
+        self.data, self._version = data, 0
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def add_(self, value):
+        """An operation in place: PyTorch counts these."""
+        self.data.add_(value)
+        self._version += 1
+
+
+@pytest.fixture
+def turns(host):
+    """(a layer on `DEVICE`, other weights for it, as they are in memory)."""
+    swapped = host.module("image_model.swapped")
+    layer = torch.nn.Linear(4, 3, device=DEVICE)
+    weights = swapped._Weights(swapped._layers(layer, ""), {"weight": torch.randn(3, 4), "bias": torch.randn(3)}, None)
+    for state in (vars(layer), weights.states[0]):
+        state["_parameters"] = {name: Weight(parameter.data) for name, parameter in state["_parameters"].items()}
+    return layer, weights, [parameter.data for parameter in swapped._parameters(weights.states)]
+
+
+def test_models_that_take_turns_are_copied_one_way(turns):
+    """To the device each time; from it the host's weights once, and then what was changed there, by a LoRA say."""
+    layer, weights, in_memory = turns
+    size, own = weights.size, layer._parameters
+
+    def turn(change=None):
+        with watched() as seen:
+            with weights.exchanged(beside=False):
+                assert layer._parameters["weight"].is_meta and not own["weight"].is_meta
+                if change is not None:
+                    change(layer._parameters)
+            assert layer._parameters is own and own["weight"].is_meta and not ours["weight"].is_meta
+        return seen.there, seen.back
+
+    ours = weights.states[0]["_parameters"]
+    assert [turn(), turn(), turn()] == [(2 * size, size), (2 * size, 0), (2 * size, 0)]
+    assert all(ours[name].data is tensor for name, tensor in zip(ours, in_memory))
+    assert [turn(lambda now: now["weight"].add_(1))[1], turn()[1]] == [48, 0]
+    assert [turn(lambda now: setattr(now["bias"], "data", now["bias"].half()))[1], turn()[1]] == [6, 0]
+    own["weight"].add_(1)
+    assert [turn()[1], turn()[1]] == [48, 0]
+
+
+def test_a_model_that_stays_beside_is_copied_there_once_and_never_back(turns):
+    layer, weights, in_memory = turns
+    with watched() as seen:
+        for _ in range(3):
+            with weights.exchanged(beside=True):
+                assert layer._parameters["weight"].is_meta
+        weights.leave()
+    assert (seen.there, seen.back) == (weights.size, 0)
+    assert all(weight.data is tensor for weight, tensor in zip(weights.states[0]["_parameters"].values(), in_memory))
+
+
+def test_every_change_of_a_parameter_is_seen(host):
+    mark = host.module("image_model.swapped")._mark
+    weight = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    marks = [mark(weight)]
+    assert mark(weight) == marks[0]
+    weight.copy_(torch.zeros(3))
+    marks.append(mark(weight))
+    weight.data = weight.data.clone()
+    marks.append(mark(weight))
+    weight.data = weight.data.half()
+    marks.append(mark(weight))
+    with torch.inference_mode():
+        uncounted = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    assert len(set(marks)) == 4 and mark(uncounted) != mark(uncounted)
 
 
 def test_weights_are_copied_as_they_are_into_one_block_of_each_kind(host):

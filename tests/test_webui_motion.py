@@ -18,6 +18,7 @@ from ivmixed.motion import Layout, MotionError, MotionModule, MotionOptions, att
 from ivmixed.motion.module import SDXL, V1, V2, V3
 from ivmixed.motion.options import MOTION_OPTIONS
 
+from .device import Reads
 from .host import NAME, loaded
 from .hostile import assert_in_words
 
@@ -128,6 +129,19 @@ def test_prompts_travel(host):
     between = [(frame - context[0]).norm() for frame in context]
     assert between == sorted(between)
     assert len({round(float(b), 4) for b in between}) == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"reused": "features", "back_moves": "reuse"}])
+def test_no_move_reads_a_tensor(host, options):
+    """On a GPU that would make the host wait: what is read is read before the first move or after the last."""
+    reads = {}
+    for steps in (3, 5):
+        p = request(host, NAME, "0: one\n3: two", options=options, **LONG)
+        p.steps = steps
+        with Reads() as seen:
+            host.run(p)
+        reads[steps] = seen.seen
+    assert reads[3] == reads[5] != []
 
 
 # --- what kind a module is

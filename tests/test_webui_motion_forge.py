@@ -5,6 +5,7 @@ import torch
 from ivmixed import Options, Schedule, make_plan
 from ivmixed.motion import attach, uniform_windows
 
+from .device import Reads
 from .host import NAME
 from .host.forge_host import HOSTS, NEO, loaded_forge
 from .test_webui_motion import KINDS, MOTION, with_modules
@@ -60,8 +61,23 @@ def test_a_long_clip_is_evaluated_in_windows(host):
             assert torch.equal(call.out, moved(host, call, V3, 4))
 
 
-@pytest.mark.parametrize("size", [{}, {"frames": 9, "context": 4}])
-def test_iv_mixed_takes_it_as_its_motion(host, size):
+@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"reused": "features", "back_moves": "reuse"}])
+def test_no_move_reads_a_tensor(host, options):
+    """On a GPU that would make the host wait: what is read is read before the first move or after the last."""
+    reads = {}
+    for steps in (3, 5):
+        p = host.still(NAME, steps=steps)
+        p.script_args = host.arguments({MOTION: [{"model": V3, "frames": 6, "context": 4}], NAME: [options]})
+        with Reads() as seen:
+            host.run(p)
+        reads[steps] = seen.seen
+    assert reads[3] == reads[5] != []
+
+
+@pytest.mark.parametrize("size, fits", [({}, True), ({"frames": 9, "context": 4}, True),
+                                        ({"frames": 8, "context": 4}, False)])
+def test_iv_mixed_takes_it_as_its_motion(host, size, fits):
+    host.shared.fits_in_memory = fits
     p = request_of(host, NAME, **size)
     host.run(p)
     linear = ((1 - (abar := host.modules[V3].kind.alphas_cumprod())) / abar).sqrt()
@@ -77,7 +93,7 @@ def test_iv_mixed_takes_it_as_its_motion(host, size):
             if move.model == "video":
                 expected = moved(host, call, V3, 4)
             assert torch.equal(call.out, expected)
-            assert len(call.x) <= 8
+            assert len(call.x) <= (8 if fits else 4), "no more rows at a time than the video model takes"
     assert p.extra_generation_params[NAME] == "9 evaluations"
 
 

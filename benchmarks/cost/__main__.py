@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import platform
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,66 +13,10 @@ from ivmixed.standalone.settings import Settings
 from ivmixed.standalone.txt2vid import choose_device
 
 from ..report import Row, save, spread
-from ..settings import SETTINGS, Setting, chosen, sample
+from ..settings import SETTINGS, chosen
+from .bench import Bench, compare
 from .memory import peaks
-from .networks import TABLES, Networks, make, noise
 from .work import work_of
-
-
-class Bench:
-    """The networks, and one clip's shape."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype, frames: int, size: tuple[int, int], small: bool):
-        self.device, self.unet = device, make(device, dtype, small)
-        self.frames, self.size = frames, size
-        self.noise = noise(frames, *size, device)
-
-    def run(self, setting: Setting, steps: int) -> tuple[dict[str, int], dict[str, float]]:
-        """Evaluations and measures of one clip: ``seconds``, and on CUDA ``peak``, the most memory in GB."""
-        networks = Networks(self.unet, self.device)
-        self._settle()
-        begun = time.perf_counter()
-        _, count = sample(setting, (networks.video, networks.image), TABLES, self.noise, steps, {"cond_scale": 7.5}, 0)
-        self._wait()
-        measures = {"seconds": time.perf_counter() - begun}
-        if self.device.type == "cuda":
-            measures["peak"] = torch.cuda.max_memory_allocated() / 2**30
-        return count, measures
-
-    @torch.no_grad()
-    def evaluation(self, model: str, frames: int, size: tuple[int, int], repeats: int) -> list[float]:
-        """Seconds of single evaluations of a model."""
-        denoiser = getattr(Networks(self.unet, self.device), model)
-        taken = []
-        for _ in range(repeats + 1):
-            x = noise(frames, *size, self.device)  # another tensor each time, or it would answer from memory
-            self._settle()
-            begun = time.perf_counter()
-            denoiser(x, None, 7.5)
-            self._wait()
-            taken.append(time.perf_counter() - begun)
-        return taken[1:]
-
-    def _settle(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def compare(bench: Bench, settings: tuple[Setting, ...], steps: int, repeats: int) -> list[Row]:
-    """Every setting in turn, ``repeats`` times, so that a slow minute of the machine falls on all alike."""
-    bench.run(settings[0], 2)
-    rows = []
-    for repeat in range(repeats):
-        for setting in settings:
-            count, measures = bench.run(setting, steps)
-            rows.append(Row(f"{steps} steps", setting.name, repeat, count, measures))
-    return rows
 
 
 def ratios(rows: list[Row], work: dict[str, float]) -> str:
@@ -87,7 +29,7 @@ def ratios(rows: list[Row], work: dict[str, float]) -> str:
 
     plain = {row.seed: row.measures for row in rows if row.setting == "plain"}
     plain_count = next(row for row in rows if row.setting == "plain").evaluations
-    keys = list(rows[0].measures)
+    keys = [key for key in rows[0].measures if key != "finite"]
     lines = ["| | Video, image | of outer layers | times plain's evaluations | times plain's work | "
              + " | ".join(f"times plain's {key}" for key in keys) + " |", "|---" * (5 + len(keys)) + "|"]
     for name in dict.fromkeys(row.setting for row in rows):

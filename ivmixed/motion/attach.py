@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..weights.files import FAMILIES
 from .loading import MotionError
-from .module import MotionModule, TemporalTransformer, apart, together
+from .module import MotionModule, TemporalTransformer, depth_to_frames, frames_to_depth
 
 TAKEN = "has no place in a UNet that has motion already; switch the other extension's motion off, or this one"
 """What is wrong with a second motion."""
@@ -31,8 +31,8 @@ class Motion:
 
     def __init__(self, module: MotionModule):
         self.module = module
-        self.calls = 0
-        """How often a temporal transformer has acted; a clip in which it stays 0 has no motion."""
+        self.acted = False
+        """A temporal transformer has acted; a clip in which none does has no motion."""
         self._frames: int | None = None
 
     @property
@@ -53,17 +53,17 @@ class Motion:
         frames = self._frames_in(output)
         if frames is None:
             return None
-        self.calls += 1
+        self.acted = True  # no count: torch.compile would compile anew for every number
         return transformer(output, frames)  # type: ignore[no-any-return]
 
     def _join(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
         """Before a norm that spans the frames."""
         frames = self._frames_in(args[0])
-        return None if frames is None else together(args[0], frames)
+        return None if frames is None else frames_to_depth(args[0], frames)
 
     def _part(self, norm: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Behind it."""
-        return None if self._frames is None else apart(output)
+        return None if self._frames is None else depth_to_frames(output)
 
     def _frames_in(self, x: Tensor) -> int | None:
         if self._frames is not None and x.shape[0] % self._frames:

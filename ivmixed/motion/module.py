@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from ..schedule import Schedule
 
-ATTENTION_ROWS = 2**15
-"""Rows of one attention call: kernels of CUDA take no more than 65535."""
+ATTENTION_COLUMNS = 2**15
+"""Columns of frames in one attention call: kernels of CUDA take no more than 65535."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,22 @@ class TemporalTransformer(nn.Module):
         self.proj_out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``x``: (sets x frames, channels, height, width). In its dtype, computed in that of the weights."""
+        """``x``: (sets x frames, channels, height, width). In its dtype and memory layout, computed in the dtype of the
+        weights."""
         dtype = self.norm.weight.dtype
         given = x.to(dtype)
-        normed = apart(self.norm(together(given, frames))) if self.norm_over_frames else self.norm(given)
-        pixels = normed.to(dtype).permute(0, 2, 3, 1).flatten(1, 2)  # under autocast norms give float32
-        pixels = self.proj_in(pixels)
+        normed = depth_to_frames(self.norm(frames_to_depth(given, frames))) if self.norm_over_frames \
+            else self.norm(given)
+        clips = normed.to(dtype).unflatten(0, (-1, frames))  # under autocast norms give float32
+        columns = clips.permute(0, 3, 4, 1, 2).flatten(0, 2)
+        columns = self.proj_in(columns)
         for block in self.transformer_blocks:
-            pixels = block(pixels, frames)
-        out = self.proj_out(pixels).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-        return out.to(x.dtype) + x  # type: ignore[no-any-return]
+            columns = block(columns)
+        sets, height, width = len(clips), *x.shape[2:]
+        out = self.proj_out(columns).unflatten(0, (sets, height, width)).permute(0, 3, 4, 1, 2)
+        # x first: a sum has the memory layout of its first operand
+        moved: Tensor = x.unflatten(0, (sets, frames)) + out.to(x.dtype)
+        return moved.flatten(0, 1)
 
 
 class TransformerBlock(nn.Module):
@@ -144,10 +150,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.ff_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``x``: (sets x frames, pixels, channels)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``: (columns, frames, channels), a column for every pixel of a clip."""
         for norm, attention in zip(self.norms, self.attention_blocks):
-            x = attention(norm(x).to(x.dtype), frames) + x
+            x = attention(norm(x).to(x.dtype)) + x
         return self.ff(self.ff_norm(x).to(x.dtype)) + x  # type: ignore[no-any-return]
 
 
@@ -161,22 +167,18 @@ class TemporalAttention(nn.Module):
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``x``: (sets x frames, pixels, channels).
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``: (columns, frames, channels).
 
-        Rows and heads lie as in the published code, and in AnimateDiff's WebUI extension: other layouts have other
-        rounding, and this one gives the same clip to the bit.
+        Fused kernels want four dimensions: (columns, heads, frames, channels of a head).
         """
-        sets, pixels = x.shape[0] // frames, x.shape[1]
-        columns = x.unflatten(0, (sets, frames)).transpose(1, 2).flatten(0, 1)
-        columns = columns + self.pos_encoder.pe[:, :frames]
-        projected = (layer(columns).unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
+        x = x + self.pos_encoder.pe[:, :x.shape[1]]
+        projected = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                      for layer in (self.to_q, self.to_k, self.to_v))
         seen = [functional.scaled_dot_product_attention(*part) for part in
-                zip(*(rows.split(ATTENTION_ROWS) for rows in projected))]
+                zip(*(columns.split(ATTENTION_COLUMNS) for columns in projected))]
         joined = seen[0] if len(seen) == 1 else torch.cat(seen)
-        columns = self.to_out[0](joined.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2))
-        return columns.unflatten(0, (sets, pixels)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
+        return self.to_out[0](joined.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class PositionTable(nn.Module):
@@ -219,13 +221,12 @@ def sinusoids(positions: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
 
 
-def together(x: Tensor, frames: int) -> Tensor:
+def frames_to_depth(x: Tensor, frames: int) -> Tensor:
     """(sets x frames, channels, height, width) -> (sets, channels, frames, height, width)."""
     clips: Tensor = x.unflatten(0, (-1, frames))
     return clips.transpose(1, 2)
 
 
-def apart(x: Tensor) -> Tensor:
-    """The inverse of `together`."""
+def depth_to_frames(x: Tensor) -> Tensor:
+    """The inverse of `frames_to_depth`."""
     return x.transpose(1, 2).flatten(0, 1)
-

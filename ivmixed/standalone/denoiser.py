@@ -153,6 +153,7 @@ class Denoiser:
         return [out.movedim(2, 0).contiguous() for out in self._network(rows, context).chunk(len(contexts))]
 
     def _network(self, sample: Tensor, context: Tensor) -> Tensor:
-        timestep = torch.tensor(self.schedule.sigma_to_timestep(self._level), device=sample.device)
+        # filled on the device: a copy of a number would make the host wait for it
+        timestep = sample.new_full((), self.schedule.sigma_to_timestep(self._level), dtype=torch.float32)
         out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False, **self.told)[0]
         return out

@@ -186,12 +186,17 @@ class IVMixedPipeline:
         last = plan.moves[-1].sigma_to
         sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last], dtype=torch.float64)
         x = latents.to(device, torch.float32) * table.input_norm(float(sigmas[0]))
-        noise = torch.Generator().manual_seed(seed + 1)
+        generator = torch.Generator().manual_seed(seed + 1)
+
+        def noise(*levels: float) -> Tensor:
+            drawn = torch.randn(x.shape, generator=generator, pin_memory=device.type == "cuda")
+            return drawn.to(device, non_blocking=True)
+
         try:
             x = sample_iv_mixed(
                 video, x, sigmas, {"cond_scale": cfg_scale}, image_model=image, plan=plan, on_move=on_move,
                 on_step_end=on_step_end, disable=not progress,
-                noise_sampler=lambda *levels: torch.randn(x.shape, generator=noise).to(device),
+                noise_sampler=noise,
             )
             x = x / table.input_norm(last)
             pixels = self.decode(x)

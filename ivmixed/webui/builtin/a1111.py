@@ -47,5 +47,6 @@ def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[...,
                          for key, value in cond.items()}
             with controlnet.rows(clip.p.scripts, rows, len(x)):
                 return apply_model(x[rows], t[rows], part_cond)
-        return clip.in_windows(x, part)
+        # the sampler's denoiser has parted the rows of the image model already, see `_image_denoiser` in hosts
+        return apply_model(x, t, cond) if clip.left_out else clip.in_windows(x, part)
     return call

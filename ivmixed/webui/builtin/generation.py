@@ -23,6 +23,7 @@ from modules import paths, shared
 from ... import motion
 from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
 from ...motion.options import MOTION_OPTIONS
+from ...motion.windows import on_device
 from ...options import ConflictError, OptionError
 from ...patch import replaced
 from ...untrusted import shown
@@ -179,8 +180,8 @@ class Clip:
         """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""
         everything = slice(0, x.shape[0])
         if self.left_out:
-            size = settings.chunk(self.context)
-            if x.shape[0] <= 2 * size or x.shape[0] % self.frames:
+            size = settings.chunk(self.context)  # of each set: a host short of memory asks for cond and uncond apart
+            if self.frames <= size or x.shape[0] % self.frames:
                 return call(everything)
             parts = [range(self.frames)[start:start + size] for start in range(0, self.frames, size)]
             return evaluate_in_windows(lambda rows, length: call(rows), x, parts, self.frames, "last")
@@ -236,7 +237,8 @@ class Clip:
             blended = copy(encoded)
             blended.update((key, self.blended(value)) for key, value in encoded.items())
             return blended
-        return travel.blend(encoded[list(travel.frames)], self.frames, self.options.closes)
+        given = encoded.index_select(0, on_device(travel.frames, encoded.device))
+        return travel.blend(given, self.frames, self.options.closes)
 
 
 def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...]]:
@@ -296,7 +298,7 @@ class BuiltinMotion(ClipMotion):
     def watched(self) -> Iterator[None]:
         yield
         assert self._clip.motion is not None
-        if not self._clip.motion.calls:
+        if not self._clip.motion.acted:
             raise RefusedError(STILLS)
 
 
@@ -335,14 +337,14 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None
                 samples = sample(*args, **kwargs)
-                calls = clip.motion.calls
+                acted = clip.motion.acted
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(f"IV-mixed motion: out of memory with {clip.context} frames of {clip.p.width}x"
                                f"{clip.p.height} at a time; lower the size or the context ({error})") from None
         finally:
             clip.motion = None
         asked = request.of(clip.p).asks_video  # IV-mixed may leave all to the image model
-        if not calls and asked and not (shared.state.interrupted or shared.state.skipped):
+        if not acted and asked and not (shared.state.interrupted or shared.state.skipped):
             raise RefusedError(STILLS)
         return samples
     return with_motion

@@ -3,18 +3,19 @@
 The UNet stays, with all that the host and its extensions have put around its layers (ControlNet, IP-Adapter, tiling,
 token merging); its parameters are exchanged, and what the Lora extension has noted of them. So LoRAs are put into the
 weights of each model once, not at every exchange. The loaded checkpoint is never unloaded: whatever happens, the host
-has the model that it had.
+has the model that it had. Where the device has no room for both models they take turns: weights are copied to it and
+dropped there, and only what was changed there is copied back.
 """
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import repeat
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from modules import devices, sd_models, sd_unet
 
@@ -26,6 +27,7 @@ from . import checkpoints
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
 """How the names of a checkpoint file begin."""
+CPU = torch.device("cpu")
 
 
 def forget(p: Any) -> None:
@@ -34,8 +36,9 @@ def forget(p: Any) -> None:
     kept.image_model = None
     if model is not None:
         for weights in (model.unet, model.text):
-            weights.layers.clear()
-            weights.states.clear()
+            weights.clear()
+        if hasattr(torch._C, "_host_emptyCache"):  # else pinned memory stays with the process
+            torch._C._host_emptyCache()
 
 
 class SwappedImageModel:
@@ -92,8 +95,8 @@ class SwappedImageModel:
         return True
 
     def offload(self) -> None:
-        """Brings the weights to the CPU."""
-        self.unet.to("cpu")
+        """Leaves the device: the weights on the CPU stay."""
+        self.unet.leave()
         devices.torch_gc()
 
 
@@ -142,23 +145,30 @@ class _Weights:
             if not state[key].is_floating_point():
                 raise OptionError("image_checkpoint", info.name, "a checkpoint in float16, bfloat16 or float32",
                                   f"has weights in {state[key].dtype} ({key}), as quantized files do")
-        kinds = [(entry.layer._parameters[name].dtype, torch.device("cpu")) for entry, name, _ in wanted]
+        kinds = [(entry.layer._parameters[name].dtype, CPU) for entry, name, _ in wanted]
         copies = iter(_packed([state[key] for *_, key in wanted], kinds))
         self.states: list[dict[str, Any]] = []
         """Of each layer, what is exchanged: these parameters, and what the Lora extension has noted of them."""
+        self.masters = _Masters()
         for entry in layers:
             parameters: dict[str, nn.Parameter | None] = dict.fromkeys(entry.layer._parameters)
             for name in entry.names:
                 parameters[name] = nn.Parameter(next(copies), requires_grad=False)
             self.states.append({"_parameters": parameters})
 
+    def clear(self) -> None:
+        """Frees the memory."""
+        for kept in (self.layers, self.states, self.masters):
+            kept.clear()
+
     @property
     def size(self) -> int:
         """In bytes."""
         return sum(parameter.nbytes for parameter in _parameters(self.states))
 
-    def to(self, device: Any) -> None:
-        _move(list(_parameters(self.states)), repeat(device))
+    def leave(self) -> None:
+        """Leaves the device."""
+        self.masters.leave(list(_parameters(self.states)))
 
     @contextmanager
     def exchanged(self, beside: bool) -> Iterator[None]:
@@ -169,8 +179,8 @@ class _Weights:
         places = [parameter.device for parameter in own]
         try:
             if not beside:
-                _move(own, repeat("cpu"))
-            _move(ours, places)
+                self.masters.leave(own)
+            self.masters.enter(ours, places)
             try:
                 self._put_in(self.states)
                 yield
@@ -181,21 +191,20 @@ class _Weights:
         finally:
             try:
                 if not beside:
-                    _move(ours, repeat("cpu"))
+                    self.masters.leave(ours)
             finally:
                 self._bring_back(own, places, ours)
 
-    @staticmethod
-    def _bring_back(own: list[nn.Parameter], places: list[torch.device], ours: list[nn.Parameter]) -> None:
+    def _bring_back(self, own: list[nn.Parameter], places: list[torch.device], ours: list[nn.Parameter]) -> None:
         """The host's parameters to where they belong, whatever becomes of these."""
         try:
-            _move(own, places)
+            self.masters.enter(own, places)
         except torch.cuda.OutOfMemoryError:
             try:
-                _move(ours, repeat("cpu"))
+                self.masters.leave(ours)
                 devices.torch_gc()
             finally:
-                _move(own, places)
+                self.masters.enter(own, places)
 
     def _taken(self) -> list[dict[str, Any]]:
         return [{name: vars(layer)[name] for name in self.KEPT if name in vars(layer)} for layer in self.layers]
@@ -211,19 +220,54 @@ def _parameters(states: list[dict[str, Any]]) -> Iterator[nn.Parameter]:
     return (parameter for state in states for parameter in state["_parameters"].values() if parameter is not None)
 
 
-def _move(parameters: list[nn.Parameter], places: Iterable[Any]) -> None:
-    moving = [(parameter, torch.device(place)) for parameter, place in zip(parameters, places)
-              if parameter.device != torch.device(place)]
-    copies = _packed([parameter.data for parameter, _ in moving],
-                     [(parameter.dtype, device) for parameter, device in moving])
-    for (parameter, _), copy in zip(moving, copies):
-        parameter.data = copy
+class _Masters:
+    """The copies in memory of parameters that are on the device; one that is as it came there is dropped, not copied.
+
+    Whether it is, tells its place and PyTorch's count of operations in place, as the Lora extension's are.
+    """
+
+    def __init__(self) -> None:
+        self._kept = WeakIdKeyDictionary()
+        """By parameter: its copy, and its mark when it came."""
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def leave(self, parameters: list[nn.Parameter]) -> None:
+        """They are in memory afterwards, or, after an error, all where they were."""
+        leaving = [parameter for parameter in parameters if parameter.device != CPU]
+        kept = [self._kept.get(parameter, (None, None)) for parameter in leaving]
+        changed = [parameter for parameter, (_, mark) in zip(leaving, kept) if mark != _mark(parameter)]
+        copies = iter(_packed([parameter.data for parameter in changed],
+                              [(parameter.dtype, CPU) for parameter in changed]))
+        for parameter, (master, mark) in zip(leaving, kept):
+            parameter.data = next(copies) if mark != _mark(parameter) else master
+            self._kept.pop(parameter, None)
+
+    def enter(self, parameters: list[nn.Parameter], places: list[torch.device]) -> None:
+        """They are in their places afterwards, or, after an error, all where they were."""
+        moving = [(parameter, place) for parameter, place in zip(parameters, places)
+                  if place not in (CPU, parameter.device)]
+        copies = _packed([parameter.data for parameter, _ in moving],
+                         [(parameter.dtype, place) for parameter, place in moving])
+        self.leave([parameter for parameter, place in zip(parameters, places) if place == CPU])
+        for (parameter, _), copy in zip(moving, copies):
+            master, parameter.data = parameter.data, copy
+            if master.device == CPU:
+                self._kept[parameter] = master, _mark(parameter)
+
+
+def _mark(parameter: nn.Parameter) -> tuple[Any, ...]:
+    """Another after every change of a parameter. Where PyTorch does not count them (in inference mode), every time."""
+    count = object() if parameter.is_inference() else parameter._version
+    return parameter.data_ptr(), parameter.dtype, count
 
 
 def _packed(tensors: list[torch.Tensor], kinds: list[tuple[torch.dtype, torch.device]]) -> list[torch.Tensor]:
     """Copies in these types on these devices, all of a kind in one block of memory.
 
-    A process keeps the memory of many small pieces when they are freed, for every thread that had some.
+    A process keeps the memory of many small pieces when they are freed, for every thread that had some. What is in
+    pinned memory is copied to the device in its own time.
     """
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for index, kind in enumerate(kinds):
@@ -231,7 +275,16 @@ def _packed(tensors: list[torch.Tensor], kinds: list[tuple[torch.dtype, torch.de
     copies = list(tensors)
     for (dtype, device), indices in groups.items():
         sizes = [tensors[index].numel() for index in indices]
-        block = torch.empty(sum(sizes), dtype=dtype, device=device)
+        block = _block(sum(sizes), dtype, device)
         for index, part in zip(indices, block.split(sizes)):
-            copies[index] = part.as_strided(tensors[index].shape, tensors[index].stride()).copy_(tensors[index])
+            to = part.as_strided(tensors[index].shape, tensors[index].stride())
+            copies[index] = to.copy_(tensors[index], non_blocking=device != CPU)
     return copies
+
+
+def _block(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory; on the CPU pinned, where there is a GPU and as much of it may be pinned."""
+    if device == CPU and torch.cuda.is_available():
+        with suppress(RuntimeError):
+            return torch.empty(size, dtype=dtype, pin_memory=True)
+    return torch.empty(size, dtype=dtype, device=device)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -91,7 +91,6 @@ def test_a_caption_of_another_world_is_refused(caption):
         obeys(torch.zeros(12, 3, SIZE, SIZE), caption)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, st.integers(1, 16))
 def test_render_is_a_clip_in_range_that_its_generator_determines(seed, frames):
     scene = random_scene(seeded(seed))
@@ -103,7 +102,6 @@ def test_render_is_a_clip_in_range_that_its_generator_determines(seed, frames):
     assert torch.equal(render(scene, frames, times=range(frames)), clip)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_all_of_the_object_stays_in_the_frame(seed):
     scene = random_scene(seeded(seed))

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -424,7 +424,6 @@ WORDS = st.one_of(
 FLAGS = st.sampled_from([*FIELDS, "preset", "gamma_go", "interval", "form", "z_percent", "rho"])
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(FLAGS, WORDS), min_size=1, max_size=3))
 def test_any_value_of_any_flag_is_taken_or_refused_in_a_line(pairs):
     import contextlib

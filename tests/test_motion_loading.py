@@ -293,7 +293,7 @@ TENSORS = st.tuples(st.lists(st.sampled_from([0, 1, 2, 32]), max_size=4), st.sam
 
 
 @given(st.dictionaries(NAMES.map("".join), TENSORS, max_size=6))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_tensors_break_it(tmp_path, tensors):
     path = saved(tmp_path / "m.safetensors", {
         name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()})

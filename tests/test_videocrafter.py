@@ -23,7 +23,6 @@ from . import videocrafter as made
 
 VECTORS = Path(__file__).parent / "vectors" / "videocrafter"
 TRUE, PLAIN = Schedule.videocrafter2(), Schedule.scaled_linear()
-TOLERANCE = 1e-4
 SMALL = {"model_channels": 32, "channel_mult": (1, 2), "num_head_channels": 16, "context_dim": 32}
 NETWORK, WORDS = made.NETWORK, "cond_stage_model.model."
 
@@ -36,19 +35,24 @@ def recorded():
 # --- the recording
 
 def test_the_network_answers_as_the_original(recorded):
-    differences = recorded.eps()
-    assert len(differences) == 4 and max(differences.values()) < TOLERANCE
+    answers = recorded.eps()
+    assert len(answers) == 4
+    for name, eps in answers.items():
+        assert recorded.difference(name, eps)[0] < made.BOUND
     with torch.no_grad():  # what it is told of the frames a second matters
         other = recorded.unet(recorded.tensors["x"], torch.tensor(501), recorded.tensors["cond"], fps=12)[0]
     assert (other - recorded.tensors["eps.501"]).abs().max() > 1e-2
 
 
 def test_the_original_sampler_is_euler_on_the_true_table(recorded):
-    """And not on the table without the scale, which the method's released code takes."""
-    differences, _ = recorded.ddim(TRUE)
-    assert len(differences) == 6 and max(differences.values()) < TOLERANCE
-    wrong, _ = recorded.ddim(PLAIN, first=2, end=3)  # from 401 to 201, where the scale is no longer constant
-    assert wrong["ddim.03.input"] > 0.3
+    """Each of its steps to the bound, and the run relative to its latents, whose deviation grows to 9.5: the original
+    code itself is 2.4e-4 from this recording when it runs on another machine. And not on the table without the scale,
+    which the method's released code takes."""
+    single, run = recorded.step_by_step(TRUE), recorded.ddim(TRUE)
+    assert len(single) == 5 and max(recorded.difference(*step)[0] for step in single.items()) < made.BOUND
+    assert len(run) == 6 and max(min(recorded.difference(*latent)) for latent in run.items()) < made.BOUND
+    wrong = recorded.ddim(PLAIN, first=2, end=3)  # from 401 to 201, where the scale is no longer constant
+    assert recorded.difference("ddim.03.input", wrong["ddim.03.input"])[1] > 0.3
 
 
 @pytest.mark.parametrize("start, end", [(601, 401), (301, 201), (21, 1), (1, 0)])
@@ -211,6 +215,8 @@ def test_the_weights_are_those_of_the_file(video, tensors):
     ({NETWORK + "init_attn.0.transformer_blocks.0.attn1.relative_position_k.embeddings_table": torch.ones(33, 16)},
      "is VideoCrafter1"),
     ({"image_proj_model.latents": torch.ones(1)}, "is the image-to-video model of VideoCrafter"),
+    ({NETWORK + "input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip.weight": torch.ones(32, 32)},
+     "is the image-to-video model of VideoCrafter"),
     ({NETWORK + "input_blocks.0.0.weight": torch.ones(32, 8, 3, 3)}, "is DynamiCrafter or its like"),
 ])
 def test_what_is_missing_too_much_or_of_another_kind_is_named(change, words, tensors, tmp_path):
@@ -255,6 +261,26 @@ def test_a_clip_from_the_single_file_and_once_more_from_the_clip(capsys, file, i
     (first, _), (same, rate) = (read_clip(tmp_path / name) for name in ("a.png", "b.png"))
     assert code == 0 and (first == same).all() and rate == pytest.approx(12, abs=0.5)
     assert (first != read_clip(tmp_path / "a-plain.png")[0]).any()
+
+
+def test_the_command_line_takes_both_files_with_the_papers_solver(capsys, file, image, tensors, tmp_path):
+    """And tells the model the frames a second, which is not how fast the clip plays."""
+    torch.save({"state_dict": tensors}, tmp_path / "model.ckpt")
+
+    def clip(checkpoint, *more):
+        code, *_ = run(capsys, "--checkpoint", checkpoint, "--image-checkpoint", image, "--prompt", "a kite",
+                       "--size", "16x16", "--frames", 2, "--steps", 3, "--seed", 3, "--preset", "paper-videocrafter",
+                       "--solver", "dpmpp_2m_sde", "--out", tmp_path / "clip.png", *more)
+        assert code == 0
+        return read_clip(tmp_path / "clip.png")
+
+    first, rate = clip(file)
+    assert rate == 8 and (clip(tmp_path / "model.ckpt")[0] == first).all()
+    other, rate = clip(file, "--fps", 16)
+    assert rate == 8 and (other != first).any()
+    code, _, error = run(capsys, "--checkpoint", file, "--image-checkpoint", image, "--prompt", "a kite",
+                         "--frames", 17, "--out", tmp_path / "long.gif")
+    assert code == 2 and "from 1 to 16 with VideoCrafter2, which was trained on" in error
 
 
 @pytest.mark.parametrize("change, words", [

@@ -1,6 +1,7 @@
 """VideoCrafter2 as its file has it: names and shapes in the order of the original network, random weights, recordings.
 
-``python -m tests.videocrafter recording PATH`` prints how far the network is from a recording (see `Recorded`);
+``python -m tests.videocrafter recording PATH`` prints how far network and sampler are from a recording (see
+`Recorded`), and exits with 1 where that is beyond `BOUND`;
 ``python -m tests.videocrafter files FOLDER`` writes random files of full size in float16, 6 GB: VideoCrafter2's
 ``model.ckpt`` and a Stable Diffusion 1.5 as ``sd15.safetensors``.
 """
@@ -23,6 +24,8 @@ from ivmixed.standalone.videocrafter import VideoCrafterUNet, unet_config, unet_
 from .layouts import attention_block, dense, norm
 
 NETWORK = "model.diffusion_model."
+BOUND = 1e-4
+"""How far what we make may be from a recording; see `Recorded.report`."""
 FULL = {"model_channels": 320, "channel_mult": (1, 2, 4, 4), "num_head_channels": 64, "context_dim": 1024}
 
 
@@ -141,23 +144,24 @@ class Recorded:
     def words(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.tensors["uncond"], self.tensors["cond"]
 
-    def eps(self) -> dict[str, float]:
-        """The largest difference of every recorded output: ``eps.501`` at the JSON's fps, ``eps.501.fps8`` at 8."""
-        differences = {}
-        for name, expected in self.tensors.items():
+    @torch.no_grad()
+    def eps(self) -> dict[str, torch.Tensor]:
+        """The network's answer for every recorded one: ``eps.501`` at the JSON's fps, ``eps.501.fps8`` at 8."""
+        answers = {}
+        for name in self.tensors:
             if name.startswith("eps."):
                 _, timestep, *told = name.split(".")
                 fps = float(told[0].removeprefix("fps")) if told else self.about["fps"]
-                with torch.no_grad():
-                    eps = self.unet(self.tensors["x"], torch.tensor(int(timestep)), self.tensors["cond"], fps=fps)[0]
-                differences[name] = (eps - expected).abs().max().item()
-        return differences
+                answers[name] = self.unet(self.tensors["x"], torch.tensor(int(timestep)), self.tensors["cond"],
+                                          fps=fps)[0]
+        return answers
 
-    def ddim(self, table: Schedule, first: int = 0, end: int | None = None) -> tuple[dict[str, float], torch.Tensor]:
-        """The original DDIM loop by our sampler, on a noise table: the largest differences of the network's inputs and
-        of the result, and the result, (frames, channels, height, width). ``first``, ``end``: steps to begin at and to
-        stop before."""
-        timesteps = [*self.about["ddim_timesteps"], 0][first:None if end is None else end + 1]
+    def ddim(self, table: Schedule, first: int = 0, end: int | None = None) -> dict[str, torch.Tensor]:
+        """The original DDIM loop by our sampler, on a noise table: the network's inputs and the result, as recorded.
+        ``first``, ``end``: steps to begin at, with the recorded input, and to stop before."""
+        steps = self.about["ddim_timesteps"]
+        end = len(steps) if end is None else end
+        timesteps = [*steps, 0][first:end + 1]
         denoiser = Denoiser(self.unet, table, "epsilon", *self.words(), told={"fps": self.about["fps"]})
         inputs: list[torch.Tensor] = []
         hook = self.unet.conv_in.register_forward_pre_hook(lambda layer, given: inputs.append(given[0]))
@@ -169,16 +173,33 @@ class Recorded:
                             on_move=lambda move: denoiser.expect(move, plan)) / table.input_norm(sigmas[-1])
         hook.remove()
         assert len(inputs) == len(timesteps) - 1
-        last = "ddim.final" if end is None else f"ddim.{end:02}.input"
-        seen = {f"ddim.{first + k:02}.input": given[:len(x)] for k, given in enumerate(inputs)} | {last: x}
-        return {name: self.difference(name, latent) for name, latent in seen.items()}, x
+        seen = {f"ddim.{first + k:02}.input": given[:len(x)] for k, given in enumerate(inputs)}
+        seen["ddim.final" if end == len(steps) else f"ddim.{end:02}.input"] = x
+        return {name: latent.transpose(0, 1)[None] for name, latent in seen.items()}
 
-    def difference(self, name: str, latent: torch.Tensor) -> float:
-        """The largest difference of a latent from the recorded one, in units of that one's deviation where it is above
-        1: with a CFG scale of 12 the rounding of float32 alone is 1.8e-4 in the recorded run, whose last latent has a
-        deviation of 9.5."""
-        expected = self.tensors[name][0].transpose(0, 1)
-        return ((latent - expected).abs().max() / expected.std().clamp(min=1)).item()
+    def step_by_step(self, table: Schedule) -> dict[str, torch.Tensor]:
+        """The same, but every step begins with the recorded input."""
+        single = [self.ddim(table, k, k + 1) for k in range(len(self.about["ddim_timesteps"]))]
+        return {name: latent for step in single for name, latent in list(step.items())[1:]}
+
+    def difference(self, name: str, ours: torch.Tensor) -> tuple[float, float]:
+        """The largest difference from what is recorded, and that in units of the recorded one's deviation."""
+        expected = self.tensors[name]
+        largest = (ours - expected).abs().max().item()
+        return largest, largest / expected.std().item()
+
+    def report(self, table: Schedule) -> tuple[list[str], bool]:
+        """A line for every recorded tensor, and whether all is within `BOUND`: the absolute difference of the network's
+        answers, of single steps and of latents of a deviation up to 1, and the relative one of larger latents."""
+        lines, within = [f"{'':16}{'absolute':>10}{'relative':>10}{'one step':>10}"], True
+        alone = {name: self.difference(name, ours)[0] for name, ours in self.step_by_step(table).items()}
+        for name, ours in {**self.eps(), **self.ddim(table)}.items():
+            absolute, relative = self.difference(name, ours)
+            step = f"{alone[name]:10.1e}" if name in alone else ""
+            lines.append(f"{name:16}{absolute:10.1e}{relative:10.1e}{step}")
+            measure = absolute if name.startswith("eps.") else min(absolute, relative)
+            within = within and max(measure, alone.get(name, 0)) < BOUND
+        return lines, within
 
 
 def checkpoint_shapes(about: dict[str, Any], vae: tuple[int, ...], layers: int = 24) -> dict[str, tuple[int, ...]]:
@@ -203,6 +224,6 @@ if __name__ == "__main__":
     if what == "files":
         write_files(Path(path))
     else:
-        recorded = Recorded(path)
-        for name, difference in {**recorded.eps(), **recorded.ddim(Schedule.videocrafter2())[0]}.items():
-            print(f"{name:14} {difference:.1e}")
+        lines, within = Recorded(path).report(Schedule.videocrafter2())
+        print(*lines, f"{'within' if within else 'NOT within'} {BOUND}", sep="\n")
+        sys.exit(not within)

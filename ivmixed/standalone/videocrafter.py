@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor
 
 from ..options import OptionError
+from ..untrusted import shown
 from ..weights.files import Tensors
 from . import assemble
 
@@ -170,10 +171,10 @@ def _fitted(names: Mapping[str, str], wanted: Mapping[str, torch.Size], given: T
     """
     surplus = sorted(given.keys() - names.values())
     if surplus:
-        raise ValueError(f"has {len(surplus)} tensors too many, {surplus[0]} among them")
+        raise ValueError(f"has {_tensors(surplus)} too many")
     missing = [theirs for theirs in names.values() if theirs not in given]
     if missing:
-        raise ValueError(f"lacks {len(missing)} tensors, {missing[0]} among them")
+        raise ValueError(f"lacks {_tensors(missing)}")
     state: Tensors = {}
     for ours, theirs in names.items():
         tensor, shape = given[theirs], tuple(wanted[ours])
@@ -184,6 +185,13 @@ def _fitted(names: Mapping[str, str], wanted: Mapping[str, torch.Size], given: T
             raise ValueError(f"has {theirs} of shape {tuple(tensor.shape)}, where the network has {shape}")
         state[ours] = tensor.reshape(shape)
     return state
+
+
+def _tensors(names: Sequence[str]) -> str:
+    """How many these are, and one of them, in words."""
+    if len(names) == 1:
+        return f"the tensor {shown(names[0], 100)}"
+    return f"{len(names)} tensors ({shown(names[0], 100)} and others)"
 
 
 _TEXT_OUTSIDE = {"embeddings.token_embedding.weight": "token_embedding.weight",

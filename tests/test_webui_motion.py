@@ -290,7 +290,7 @@ def test_one_checkpoint_throughout(host, tmp_path, sampler, fields):
         vars(p).update({key: name if value == "loaded" else value for key, value in fields.items()})
         if name == "other":
             host.evaluations.clear()
-            with pytest.raises(host.sampler.RefusedError, match="= 'other' cannot be used with a clip.*take none, or own"):
+            with pytest.raises(host.sampler.RefusedError, match=r"= 'other' cannot be used with a clip.* none, or own"):
                 host.answer(p)
             assert host.evaluations == []
         else:

@@ -749,7 +749,7 @@ def test_a_change_of_the_checkpoint_is_refused_beside_animatediff(listed, fields
     """It would die of it, and the requests after it too."""
     still = listed.run(listed.still("Euler"))
     listed.evaluations.clear()
-    with pytest.raises(listed.sampler.RefusedError, match="= 'other' cannot be used with a clip.*take none, or own"):
+    with pytest.raises(listed.sampler.RefusedError, match=r"= 'other' cannot be used with a clip.* none, or own"):
         listed.answer(listed.clip(**SMALL, **fields))
     assert listed.evaluations == [] and not listed.motion.AnimateDiffMM.mm_injected
     assert torch.equal(listed.run(listed.still("Euler")), still)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..options import OptionError, Options
+from ..options import OPTIONS, OptionError, Options
 from ..plan import RELEASED, SOLVERS
+from ..presets import PRESETS
 from ..untrusted import shown
 from . import box
 
@@ -237,3 +238,14 @@ class Settings:
 
 FIELDS: Mapping[str, Field] = {
     f.name: f.metadata["field"] for f in dataclasses.fields(Settings) if "field" in f.metadata}
+
+
+def with_preset(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings by name with a preset over them: its options, its loop and its CFG scale, where it has one.
+
+    Options that say what a clip shows, such as the image model's prompt, stay. ``name``: a key of `PRESETS`.
+    """
+    preset, options = PRESETS[name], dict(values.get("options", {}))
+    of_clip = {option.name: options[option.name] for option in OPTIONS if option.of_clip and option.name in options}
+    scale = {} if preset.cfg_scale is None else {"cfg": preset.cfg_scale}
+    return {**values, "loop": preset.loop, **scale, "options": {**preset.options.to_dict(), **of_clip}}

@@ -391,10 +391,10 @@ def test_what_another_process_is_writing_stays(tmp_path):
     mine = [tmp_path / f"{store.HIDDEN}{store._host()}-{os.getpid()}-abc", tmp_path / f"{store.HIDDEN}elsewhere-1-abc"]
     for folder in mine:
         folder.mkdir()
-    store.sweep(tmp_path, ["."])
+    store.sweep(tmp_path)
     assert all(folder.exists() for folder in mine)
     os.utime(mine[1], (1, 1))
-    store.sweep(tmp_path, ["."])
+    store.sweep(tmp_path)
     assert mine[0].exists() and not mine[1].exists()
 
 

@@ -2,9 +2,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import time
 
 import psutil
 import pytest
@@ -13,32 +10,10 @@ from ivmixed.standalone.batch.engine import EngineError, OnRay
 from ivmixed.standalone.cli import main
 
 from .test_batch import batch, files, no_leftovers, rows_file, started, wait_for
+from .workers import Doubler, stillborn
 
 ROWS = [{"prompt": "a red circle turns", "id": "x", "count": 6}]
 SMALL = ["--steps", "6", "--frames", "2", "--device", "cpu", "--quiet"]
-
-
-class Worker:
-    """Doubles numbers; at 0 and 1 it waits for the other, at the number 13 its process is killed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self, number):
-        if number < 2:
-            (self.folder / str(number)).touch()
-            end = time.monotonic() + 100
-            while not (self.folder / str(1 - number)).exists() and time.monotonic() < end:
-                time.sleep(0.05)
-        if number == 13:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if number == 7:
-            raise ValueError("seven")
-        return 2 * number, os.environ["CUDA_VISIBLE_DEVICES"]
-
-
-def stillborn():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def children(process=None):
@@ -46,7 +21,7 @@ def children(process=None):
 
 
 def test_lost_workers_are_replaced_and_nobody_listens_to_the_network(capsys, tmp_path):
-    factory = functools.partial(Worker, tmp_path)
+    factory = functools.partial(Doubler, tmp_path)
     with OnRay(2, retries=1) as pool:
         done = list(pool.run([*range(6), 13, 20], factory))
         found = {one.task: one.result and one.result[0] for one in done}
@@ -57,11 +32,11 @@ def test_lost_workers_are_replaced_and_nobody_listens_to_the_network(capsys, tmp
             list(pool.run([7], factory))
         with pytest.raises(EngineError, match="end before they begin"):
             list(pool.run([1], stillborn))
-        started = children()
-        addresses = {connection.laddr.ip for child in started for connection in child.net_connections()
+        processes = children()
+        addresses = {connection.laddr.ip for child in processes for connection in child.net_connections()
                      if connection.status == psutil.CONN_LISTEN}
         assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    psutil.wait_procs(started, timeout=20)
+    psutil.wait_procs(processes, timeout=20)
     assert not children()
     assert capsys.readouterr().out == ""  # standard output is for results
 
@@ -91,11 +66,11 @@ def test_a_killed_driver_is_gone_on_with(capsys, tmp_path, serial):
     rows, out = rows_file(tmp_path, ROWS), tmp_path / "out"
     process = started(rows, "--out", out, *SMALL, "--workers", 2)
     wait_for(lambda: list(out.glob("x-*.json")), process)
-    begun = children(process.pid)
-    assert begun
+    actors = [child for child in children(process.pid) if child.cmdline()[0].startswith("ray::_Actor")]
+    assert len(actors) == 2
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(begun, timeout=60)
+    _, alive = psutil.wait_procs(actors, timeout=60)
     assert not alive
     assert len(list(out.glob("x-*.json"))) < 6
     assert batch(capsys, rows, "--out", out, *SMALL)[0] == 0

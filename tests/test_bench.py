@@ -100,8 +100,9 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     prompts.write_text("videoid,name\n" + lines)
     small = ["--steps", 2, "--frames", 2, "--seed", 100, "--device", "cpu", "--quiet"]
     command = ["make", "--suite", "chronomagic-150", "--prompts", prompts, "--out", out, *small]
-    code, said, _ = bench(capsys, *command)
-    assert code == 0 and "12 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in said
+    assert bench(capsys, *command, "--preset", "plain")[0] == 2 and not out.exists()
+    code, said, error = bench(capsys, *command)
+    assert code == 0 and "12 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in error
     assert "72 of 72 clips are there" in said
     for variant in ("plain", "iv-mixed"):
         assert {str(file.relative_to(out / "clips" / variant)) for file in (out / "clips" / variant).rglob("*.*")} == {

@@ -11,7 +11,7 @@ import socket
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -45,12 +45,16 @@ class Done(Generic[Task, Found]):
     lost: str = ""
 
 
+Work = Generator[Done[Task, Found], None, None]
+"""To be closed by whoever leaves it before its end."""
+
+
 class InProcess:
     """One worker, in this process."""
 
     workers = 1
 
-    def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Iterator[Done[Task, Found]]:
+    def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Work[Task, Found]:
         """Yields each task when it is done, in the order of ``tasks``."""
         worker = factory()
         for task in tasks:
@@ -66,7 +70,8 @@ class OnRay:
 
     ``workers``: how many, or None for all GPUs. ``address``: of a running cluster; without it Ray starts on this
     machine, within it alone (127.0.0.1), with ``workers`` logical GPUs. ``retries``: how often a task is done again
-    when its actor was lost. Raises ModuleNotFoundError without Ray, Refusal where the cluster cannot be joined.
+    when its actor was lost. Raises ModuleNotFoundError without Ray, OptionError where the cluster cannot be joined or
+    has not as many GPUs, EngineError where Ray cannot be started.
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None, retries: int = 2):
@@ -90,8 +95,11 @@ class OnRay:
             warnings.simplefilter("ignore")  # a hint on a coming release
             if self._address is None:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-                ray.init(address="local", num_gpus=self.workers, include_dashboard=False, log_to_driver=False,
-                         logging_level=logging.WARNING, object_store_memory=_STORE, _node_ip_address="127.0.0.1")
+                try:
+                    ray.init(address="local", num_gpus=self.workers, include_dashboard=False, log_to_driver=False,
+                             logging_level=logging.WARNING, object_store_memory=_STORE, _node_ip_address="127.0.0.1")
+                except Exception as error:  # of any kind: Ray raises plain ones
+                    raise EngineError(f"Ray could not be started ({_why(error)}); --workers 1 does without") from error
                 return
             try:
                 ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)
@@ -114,7 +122,7 @@ class OnRay:
         answer: Found = self._ray.get(self._ray.remote(num_gpus=1)(question).remote(about))
         return answer
 
-    def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Iterator[Done[Task, Found]]:
+    def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Work[Task, Found]:
         """Yields each task when it is done. Raises EngineError where no worker begins, Refusal for one of another
         version of this package."""
         ray = self._ray

@@ -5,13 +5,13 @@ import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...untrusted import Refusal
 from . import store
-from .engine import Done, EngineError, InProcess, OnRay
+from .engine import Done, EngineError, InProcess, OnRay, Work
 from .index import write_index
 from .jobs import Job
 from .progress import Progress, duration
@@ -92,33 +92,29 @@ def make(
     first evaluation; KeyboardInterrupt leaves all that is finished, and nothing else.
     """
     left = missing(jobs, folder)
-    folders = store.make_folders(folder, jobs)
-    store.sweep(folder, [*folders, "."])
+    store.make_folders(folder, jobs)
+    store.sweep(folder)
     summary = Summary(len(jobs), len(jobs) - len(left))
     failures = _Failures(folder / (f"failures-{part.replace('/', '-of-')}.jsonl" if part else "failures.jsonl"))
     try:
         if left:
             with engine as pool:
                 progress = Progress(len(left), sum(job.evaluations for job in left), pool.workers, quiet=quiet)
-                try:
-                    work = pool.run(left, functools.partial(ClipWorker, folder.absolute(), device, memory))
+                factory = functools.partial(ClipWorker, folder.absolute(), device, memory)
+                with closing(progress), closing(pool.run(left, factory)) as work:
                     _follow(work, summary, progress, failures)
-                except EngineError as error:
-                    summary.stopped = str(error)
-                finally:
-                    progress.close()
+    except EngineError as error:
+        summary.stopped = str(error)
     finally:
-        store.sweep(folder, [*folders, "."])
+        store.sweep(folder)
         page = write_index(folder, store.records(folder))
         summary.index = str(page) if page else None
         summary.failures = str(failures.path) if summary.failed else None
     return summary
 
 
-def _follow(
-    work: object, summary: Summary, progress: Progress, failures: _Failures,
-) -> None:
-    for done in work:  # type: ignore[attr-defined]
+def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failures: _Failures) -> None:
+    for done in work:
         job, result = done.task, _result(done)
         if result.is_there:
             summary.there += 1

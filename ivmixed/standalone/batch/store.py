@@ -152,13 +152,12 @@ def _host() -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in socket.gethostname())[:60]
 
 
-def sweep(folder: Path, folders: Sequence[str]) -> None:
-    """Removes what those left who were killed while they wrote. ``folders``: relative ones in which clips lie."""
-    for name in folders:
-        with suppress(OSError):
-            for found in (folder / name).glob(HIDDEN + "*"):
-                if _is_left(found):
-                    shutil.rmtree(found, ignore_errors=True)
+def sweep(folder: Path) -> None:
+    """Removes what those left who were killed while they wrote, anywhere in the folder."""
+    with suppress(OSError):
+        for found in list(folder.rglob(HIDDEN + "*")):
+            if _is_left(found):
+                shutil.rmtree(found, ignore_errors=True)
 
 
 def _is_left(found: Path) -> bool:
@@ -194,9 +193,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return sorted((one for one in found if one is not None), key=lambda one: str(one["batch"].get("clip")))
 
 
-def make_folders(folder: Path, jobs: Sequence[Job]) -> list[str]:
-    """Makes the folders of clips and sidecars, and returns those of the clips. Raises Refusal where a clip could not
-    be written, before anything is computed."""
+def make_folders(folder: Path, jobs: Sequence[Job]) -> None:
+    """Makes the folders of clips and sidecars. Raises Refusal where a clip could not be written, before anything is
+    computed."""
     clips = {os.path.dirname(job.clip) for job in jobs}
     try:
         for name in {*clips, *(os.path.dirname(job.sidecar) for job in jobs)}:
@@ -206,7 +205,6 @@ def make_folders(folder: Path, jobs: Sequence[Job]) -> list[str]:
                       f"{shown(str(error.filename or ''))}: {error.strerror}") from None
     for (_, fps), job in {(os.path.dirname(job.clip), _fps(job)): job for job in jobs}.items():
         media.check_out(folder / job.clip, fps, job.settings.to_dict())
-    return sorted(clips)
 
 
 def _fps(job: Job) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,11 +55,13 @@ class Manifest:
 def make(args: argparse.Namespace, defaults: Callable[[Any], Settings]) -> int:
     """Makes the clips; returns the exit code. Raises Refusal."""
     suite, settings = SUITES[args.suite], defaults(args)
+    if settings.options == settings.options.plain():
+        raise Refusal("the options leave nothing of IV-mixed: a bench makes the plain clips by itself")
     prompts = read_prompts(suite, args.prompts)
     wanted, rows = rows_of(args.suite, prompts, args.prompts.name, settings)
     if len(prompts) != suite.prompts:
         print(f"{shown(str(args.prompts))} has {len(prompts)} prompts, {suite.title} {suite.prompts}: what is measured "
-              "of them is not its figure")
+              "of them is not its figure", file=sys.stderr)
     if not args.plan:
         _keep(args.out, Manifest(args.suite, args.prompts.name, hashlib.sha256(args.prompts.read_bytes()).hexdigest(),
                                  len(prompts), tuple(wanted)))

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,19 +218,21 @@ def _run(tasks: Sequence[Task], engine: Any, files: Mapping[str, Path], args: ar
     problems: list[str] = []
     if not tasks:
         return problems
-    with engine as pool:
-        progress = Progress(sum(len(task.looks) for task in tasks), 0, pool.workers, quiet=args.quiet, unit="looks")
-        here = {network: file.absolute() for network, file in files.items()}
-        try:
-            for done in pool.run(tasks, functools.partial(FeatureWorker, here, args.device)):
-                problems += [f"{shown(str(look.clip))}: its worker was lost ({done.lost})" for look in done.task.looks
-                             ] if done.result is None else done.result
-                for _ in done.task.looks:
-                    progress.update(0, made=False)
-        except EngineError as error:
-            problems.append(str(error))
-        finally:
-            progress.close()
+    absolute = {network: file.absolute() for network, file in files.items()}
+    factory = functools.partial(FeatureWorker, absolute, args.device)
+    try:
+        with engine as pool:
+            progress = Progress(sum(len(task.looks) for task in tasks), 0, pool.workers, quiet=args.quiet, unit="looks")
+            with closing(progress), closing(pool.run(tasks, factory)) as work:
+                for done in work:
+                    lost = [f"{shown(str(look.clip))}: its worker was lost ({done.lost})" for look in done.task.looks]
+                    problems += lost if done.result is None else done.result
+                    for _ in done.task.looks:
+                        progress.update(0, made=False)
+    except EngineError as error:
+        problems.append(str(error))
+    finally:
+        store.sweep(args.out)
     return problems
 
 

@@ -24,6 +24,9 @@ Task = TypeVar("Task")
 Found = TypeVar("Found")
 Worker = Callable[[Task], Found]
 
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for machines that may be part of a cluster. Where it is off, all listens at 127.0.0.1. To give that to
+`ray.init` as the node's address does not help: it is resolved to the machine's own (Ray 2.50 to 2.60)."""
 _STORE = 100 << 20  # bytes of Ray's object store: tasks and results are small
 
 
@@ -75,7 +78,9 @@ class OnRay:
     """
 
     def __init__(self, workers: int | None = None, address: str | None = None, retries: int = 2):
-        import ray  # at once, so that it is said before anything else
+        if address is None:  # before Ray is imported, which reads it then; on Linux it would listen to the network
+            os.environ[_LOOPBACK] = "0"
+        import ray  # at once, so that it is said before anything else where it is missing
 
         self._ray, self._address, self.retries = ray, address, retries
         self._wanted = workers
@@ -97,9 +102,12 @@ class OnRay:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
                 try:
                     ray.init(address="local", num_gpus=self.workers, include_dashboard=False, log_to_driver=False,
-                             logging_level=logging.WARNING, object_store_memory=_STORE, _node_ip_address="127.0.0.1")
+                             logging_level=logging.WARNING, object_store_memory=_STORE)
                 except Exception as error:  # of any kind: Ray raises plain ones
                     raise EngineError(f"Ray could not be started ({_why(error)}); --workers 1 does without") from error
+                if ray.util.get_node_ip_address() != "127.0.0.1":
+                    ray.shutdown()
+                    raise EngineError("Ray would listen to the network: it was imported by something else before")
                 return
             try:
                 ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)

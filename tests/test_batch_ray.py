@@ -78,8 +78,9 @@ def test_a_killed_driver_is_gone_on_with(capsys, tmp_path, serial):
     no_leftovers(out)
 
 
-def test_more_workers_than_devices_are_refused(capsys, tmp_path):
+def test_wrong_flags_of_the_engine_are_refused(capsys, tmp_path):
     rows = rows_file(tmp_path, ROWS)
-    for flag, value in (("--workers", "0"), ("--workers", "x"), ("--retries", "-1")):
+    for flag, value in (
+            ("--workers", "0"), ("--workers", "x"), ("--retries", "-1"), ("--address", "127.0.0.1:1")):
         code, _, error = batch(capsys, rows, "--out", tmp_path / "out", *SMALL, flag, value)
         assert code == 2 and f"{flag[2:]} = '{value}'" in error

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +60,26 @@ def add_engine(run: Any) -> None:
 
 
 def engine_of(args: argparse.Namespace) -> Any:
-    """The engine that the flags of `add_engine` ask for, and how many devices it has. Raises OptionError."""
+    """The engine that the flags of `add_engine` ask for, and how many workers it has. Raises OptionError, and
+    ModuleNotFoundError where it takes Ray and that is missing."""
     from .. import txt2vid
     from .engine import engine
 
     workers = None if args.workers is None else whole("workers", args.workers, 1, 4096)
     retries = whole("retries", args.retries, 0, 100)
     if args.address is not None:
-        return engine(workers, args.address, retries, 1), workers or 1
+        return engine(workers, args.address, retries), workers or 1
     import torch
 
     device = txt2vid.choose_device(args.device)
     devices = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
     if workers and device.type != "cpu" and workers > devices:
         raise OptionError("workers", workers, f"1 to {devices}, as many as this machine has of {device.type}")
-    return engine(workers, None, retries, devices), workers or devices
+    if workers is None and devices > 1 and find_spec("ray") is None:
+        print(f"ivmixed: Ray is not installed, so one of {devices} GPUs does all: pip install 'ivmixed[batch]'",
+              file=sys.stderr)
+        devices = 1
+    return engine(workers or devices, None, retries), workers or devices
 
 
 def whole(name: str, text: str, low: int, high: int) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,6 +110,7 @@ class OnRay:
                     ray.shutdown()
                     raise EngineError("Ray would listen to the network: it was imported by something else before")
                 return
+            _check_reachable(self._address)
             try:
                 ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -194,6 +196,19 @@ class _Actor:
         return self._worker(task)
 
 
+def _check_reachable(address: str) -> None:
+    """Ray tries for minutes before it says that nobody is there."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:([0-9]{1,5})", address)
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise OptionError("address", address, "auto, or the address of a running Ray cluster",
+                          f"cannot be reached ({problem})") from None
+
+
 def _check_version(version: str, machine: str) -> None:
     if version != __version__:
         raise Refusal(f"{machine} has ivmixed {version}, and this machine {__version__}: install one version on all")
@@ -204,22 +219,11 @@ def _why(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-@contextmanager
-def engine(workers: int | None, address: str | None, retries: int, devices: int) -> Iterator[InProcess | OnRay]:
-    """What does the work: Ray where it is asked for or there are several devices and it is installed, else this
-    process.
-
-    ``devices``: how many this machine has. Raises what `OnRay` does.
-    """
-    if address is None and (workers or devices) == 1:
-        yield InProcess()
-        return
-    try:
-        pool = OnRay(workers if address else workers or devices, address, retries)
-    except ModuleNotFoundError:
-        if workers is not None or address is not None:
-            raise
-        yield InProcess()
-        return
-    with pool:
-        yield pool
+def engine(
+    workers: int | None, address: str | None = None, retries: int = 2,
+) -> AbstractContextManager[InProcess | OnRay]:
+    """What does the work: this process where one worker does on this machine, else Ray. Arguments and errors as of
+    `OnRay`."""
+    if address is None and workers == 1:
+        return nullcontext(InProcess())
+    return OnRay(workers, address, retries)

@@ -56,17 +56,18 @@ def _figure(record: Mapping[str, Any]) -> str:
     shown = (f'<img src="{address}" loading="lazy" alt="">' if is_picture else
              f'<video src="{address}" controls loop muted preload="metadata"></video>')
     rows = "".join(f"<tr><td>{_text(name)}<td>{_text(value)}" for name, value in _told(settings))
-    cost = f"{_text(batch.get('evaluations'))} evaluations, {_text(batch.get('seconds'))} s"
+    cost = (f"seed {_text(settings.get('seed'))}, {_text(batch.get('evaluations'))} evaluations, "
+            f"{_text(batch.get('seconds'))} s")
     return (f"<figure>{shown}<figcaption>{_text(settings.get('prompt'))}<br><small>{_text(clip)}<br>{cost}</small>"
             f"<details><summary>settings</summary><table>{rows}</table></details></figcaption></figure>\n")
 
 
 def _told(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What differs from the defaults, the seed always."""
+    """What differs from the defaults, but for what the page says anyway."""
     usual = Settings().to_dict()
     options = settings.get("options")
     told = [(name, value) for name, value in settings.items()
-            if name not in ("prompt", "options") and (name == "seed" or not _same(value, usual.get(name)))]
+            if name not in ("prompt", "options", "seed") and not _same(value, usual.get(name))]
     if isinstance(options, Mapping):
         told += [(name, value) for name, value in options.items() if not _same(value, usual["options"].get(name))]
     return told

@@ -14,15 +14,17 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ivmixed.clips.media import read_clip, read_settings
+from ivmixed.clips.media import as_frames, read_clip, read_settings, write_clip
 from ivmixed.options import OptionError
 from ivmixed.standalone import txt2vid
 from ivmixed.standalone.batch import jobs, store
 from ivmixed.standalone.batch.progress import Progress
 from ivmixed.standalone.batch.rows import RowsError, read_rows
+from ivmixed.standalone.box.scenes import random_scene, render
 from ivmixed.standalone.cli import main
 from ivmixed.standalone.settings import Settings
 
@@ -285,6 +287,17 @@ def test_what_a_row_cannot_do_is_listed_and_the_others_are_made(capsys, tmp_path
                       "message": "size = (8, 8) is not allowed; allowed: a larger one"}
     monkeypatch.setattr(txt2vid, "generate", original)
     assert batch(capsys, rows, "--out", out, *SMALL)[0] == 0 and not (out / "failures.jsonl").exists()
+
+
+@pytest.mark.parametrize("ending", jobs.ENDINGS)
+def test_the_same_frames_make_the_same_file(tmp_path, ending):
+    """Whatever lies in memory: x264 was seen to make others of clips 64 and 320 pixels wide."""
+    clip = as_frames(render(random_scene(torch.Generator().manual_seed(1), "a white circle bounces"), 12))
+    kept = []
+    for k in range(12):
+        write_clip(tmp_path / f"{k}.{ending}", clip, 8, {})
+        kept.append(np.random.default_rng(k).random(100_000))
+    assert len({(tmp_path / f"{k}.{ending}").read_bytes() for k in range(12)}) == 1
 
 
 # --- disks

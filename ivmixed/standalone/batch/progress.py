@@ -11,8 +11,8 @@ _QUIET = 30.0  # seconds between lines where they are written one below the othe
 class Progress:
     """A line that is drawn over itself in a terminal, and written every half minute elsewhere, as in a job's log.
 
-    The rate is that of finished clips alone, since the first of them began; until one is finished nothing is said of
-    the time that is left.
+    The rate is that of finished clips alone, with the time that loading the models took in it; until one is finished
+    nothing is said of the time that is left.
     """
 
     def __init__(self, clips: int, evaluations: int, workers: int, *, quiet: bool = False,

@@ -95,8 +95,8 @@ def test_a_row_wins_over_the_command_line_and_a_preset_over_its_options(tmp_path
     defaults = Settings(cfg=3, options={"gamma_go": [2, 2], "image_prompt": "ink"})
     row, preset = read_rows(rows_file(tmp_path, [
         {"prompt": "x", "z_percent": 50}, {"prompt": "x", "preset": "paper", "rho": 3}]), defaults)
-    assert row.settings.options.z_percent == 50 and row.settings.options.gamma_go == (2, 2) and row.settings.cfg == 3
-    assert preset.settings.options.gamma_go == (4, 4) and preset.settings.options.rho == 3
+    assert row.settings.options.z_percent == 50 and row.settings.options.gamma_go == 2 and row.settings.cfg == 3
+    assert preset.settings.options.gamma_go == 4 and preset.settings.options.rho == 3
     assert preset.settings.cfg == 7.5 and preset.settings.options.image_prompt == "ink"
 
 

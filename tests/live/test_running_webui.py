@@ -233,7 +233,8 @@ def test_host_options_that_drop_the_negative_prompt(webui, before, mixed):
     if not webui.has_setting("skip_early_cond"):
         pytest.skip("this WebUI has no such option")
     with webui.settings(skip_early_cond=0.5):
-        if not webui.is_a1111 or webui.motion == BUILT_IN:  # AnimateDiff's windows cannot do without it, by Euler either
+        # AnimateDiff's windows cannot do without it, by Euler either
+        if not webui.is_a1111 or webui.motion == BUILT_IN:
             assert webui.mixed(steps=1).frames == webui.generate(steps=1).frames
         clip = webui.mixed()
     # the extra moves guide all the same; the ordinary ones do where AnimateDiff's windows cannot do without

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 
 from ivmixed import OptionError, Options, Schedule
-from ivmixed.plan import released_plan
+from ivmixed.released import released_plan
 from ivmixed.standalone import IVMixedPipeline
 from ivmixed.standalone.denoiser import Denoiser, image_view
 from ivmixed.standalone.pipeline import plan_of

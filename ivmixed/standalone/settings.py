@@ -11,8 +11,9 @@ from typing import Any
 
 from ..kinds import Choice, Dimensions, Kind, Loras, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
 from ..options import Options, OptionSet, declare
-from ..plan import RELEASED, SOLVERS
+from ..plan import SOLVERS
 from ..presets import PRESETS
+from ..released import RELEASED
 from . import box
 
 PREDICTIONS = ("epsilon", "v_prediction")

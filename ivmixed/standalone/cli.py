@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and 
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
-  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the model in the box
+  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the bundled model
   ivmixed txt2vid --checkpoint sd15.safetensors --motion-module mm_sd15_v3.safetensors \\
       --prompt "a red kite over a beach" --size 512x512 --gamma-go 4 2 --interval 0 50 --out clip.mp4
   ivmixed txt2vid --from clip.mp4 --trust-paths --seed 2 --out another.mp4
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_metrics(commands)
     add_batch(commands, add_settings, settings_of)
     add_bench(commands, add_settings, settings_of)
-    demo = commands.add_parser("demo", help="see the method work with the model in the box", allow_abbrev=False)
+    demo = commands.add_parser("demo", help="see the method work with the bundled model", allow_abbrev=False)
     demo.set_defaults(run=_demo)
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
@@ -214,11 +214,11 @@ def _plain(settings: Settings) -> Settings:
 
 
 def _hint(settings: Settings) -> None:
-    """The model in the box knows a small world only."""
+    """The bundled model knows a small world only."""
     from .box.scenes import CAPTIONS, COLOURS, MOTIONS, SHAPES
 
     if settings.checkpoint == BOX and settings.prompt not in CAPTIONS:
-        print(f'ivmixed: the model in the box knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
+        print(f'ivmixed: the bundled model knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
               f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
 
 

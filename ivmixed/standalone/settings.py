@@ -87,7 +87,7 @@ class Settings(OptionSet):
     checkpoint: str = declare(
         _FILE, BOX, group="models",
         help="checkpoint of SD 1.5 or VideoCrafter2 (.safetensors, .ckpt), or diffusers folder, also of "
-             f'ModelScope-T2V; "{BOX}" is the small model that comes with ivmixed')
+             f'ModelScope-T2V; "{BOX}" is the bundled model')
     motion_module: str | None = declare(
         _FILE, None, group="models",
         help="AnimateDiff motion module for SD 1.5: v1, v2, v3 file or MotionAdapter folder")
@@ -118,7 +118,7 @@ class Settings(OptionSet):
     negative_prompt: str = declare(Text(), "", group="clip", help="what it shall not show")
     frames: int | None = declare(
         Whole(1, 1024), None, group="clip",
-        help=f"number of frames (16, or {box.FRAMES} of the model in the box)")
+        help=f"number of frames (16, or {box.FRAMES} of the bundled model)")
     size: tuple[int, int] | None = declare(
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
     fps: float | None = declare(
@@ -131,7 +131,7 @@ class Settings(OptionSet):
     steps: int = declare(Whole(1, 1000), 25, group="clip", help="outer sampling steps")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",
-        help=f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the model in the box)")
+        help=f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the bundled model)")
     seed: int | None = declare(
         Whole(0, 2**63 - 2, words="a whole number from 0 to 2^63 - 2"), None, group="clip",
         help="seed of the noise; one is drawn if not given")

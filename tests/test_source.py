@@ -96,6 +96,21 @@ def test_rates_that_are_no_whole_numbers(tmp_path):
     assert numbers(take(path, 6, 8)) == [0, 4, 7, 11, 15, 19]
 
 
+@pytest.mark.parametrize("ending", FASTEST)
+def test_the_last_frames(tmp_path, ending):
+    write_clip(tmp_path / f"a{ending}", steps(24), 24, {})
+    assert numbers(take(tmp_path / f"a{ending}", 4, 24, last=True)) == [20, 21, 22, 23]
+    assert numbers(take(tmp_path / f"a{ending}", 2, 8, last=True)) == [18, 21]
+    assert numbers(take(tmp_path / f"a{ending}", 30, 12, last=True)) == list(range(0, 24, 2))
+
+
+def test_a_picture_that_is_shown_for_years_is_no_clip_without_end(tmp_path):
+    path = video(tmp_path / "a.mp4", steps(3), [0, 100, 2 * 10**7])
+    assert numbers(take(path, 3, 10)) == [0, 1, 1]
+    with pytest.raises(MediaError, match="too large"):
+        take(path, 3, 10, last=True)
+
+
 def test_a_folder_is_in_the_order_of_numbers(tmp_path):
     for k, frame in enumerate(steps(12)):
         Image.fromarray(frame).save(tmp_path / f"frame{k}.png")

@@ -99,13 +99,18 @@ def allow(file: Path, frames: int, size: tuple[int, int]) -> None:
         raise _too_large(file)
 
 
-def format_of(file: Path) -> str:
-    """The ending that a file should have, by its first bytes. Raises ValueError for one of no clip."""
-    with file.open("rb") as opened:
-        head = opened.read(16)
+def ending_of(head: bytes) -> str:
+    """The ending that a file should have which begins with ``head``, 16 bytes. Raises ValueError for one of no clip."""
     ending = next((ending for ending, begin in SIGNATURES.items() if re.match(begin, head, re.DOTALL)), None)
     if ending is None:
         raise ValueError(head)
+    return ending
+
+
+def format_of(file: Path) -> str:
+    """The ending that a file should have, by its first bytes. Raises ValueError for one of no clip."""
+    with file.open("rb") as opened:
+        ending = ending_of(opened.read(16))
     if ending not in (".mp4", ".webm") and file.stat().st_size > 3 * MAX_PIXELS:  # larger than the pixels themselves
         raise _too_large(file)
     return ending

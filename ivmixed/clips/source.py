@@ -5,6 +5,8 @@ what is too large, is as in `decode`.
 """
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,14 +59,15 @@ class _Content:
 
 
 def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
-         fit: Callable[[Image.Image], Image.Image] = lambda picture: picture, background: str = BACKGROUND) -> Taken:
+         fit: Callable[[Image.Image], Image.Image] = lambda picture: picture, background: str = BACKGROUND,
+         last: bool = False) -> Taken:
     """``frames`` frames of the clip at ``path``, ``fps`` of each second, from its start.
 
     ``path``: GIF, MP4, WebM, WebP, PNG, by its first bytes, or a folder of the PNG frames of one clip; frames without
     times are taken one after another. ``frames``: None for as many as there are, ``most`` of them. Where the clip ends
     before, they are spread evenly over it, so that it plays slower; `Taken.said` says so. ``fit``: what is kept of each
-    picture, upright, in square pixels, RGB on ``background``; at once, so that large pictures take no memory. Raises
-    MediaError: no clip, damaged, too large.
+    picture, upright, in square pixels, RGB on ``background``; at once, so that large pictures take no memory.
+    ``last``: the last ``frames`` instead, fewer where there are fewer. Raises MediaError: no clip, damaged, too large.
     """
     path = Path(path)
     wanted = most if frames is None else frames
@@ -78,6 +81,12 @@ def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
             decode.allow(path, wanted, made.size)
             return made
 
+        if last:
+            # made small at once: pictures as they are decoded may be large
+            taken = list(deque((fitted(picture.picture()) for picture in _rated(path, content, fps)), wanted))
+            if not taken:
+                raise MediaError(f"{shown(str(path))} holds no picture")
+            return Taken(taken, f"the last {len(taken)} frames of {name}, {fps:g} a second", sizes[0], content.fps)
         taken, there, end = _at(content.pictures(), [k / fps for k in range(wanted)], fitted)
         if not there:
             raise MediaError(f"{shown(str(path))} holds no picture")
@@ -140,6 +149,37 @@ def _at(pictures: Iterable[_Shown], times: list[float], fitted: Callable[[Image.
     if last is not None:
         give(end)
     return taken, count, end
+
+
+def _rated(path: Path, content: _Content, fps: float) -> Iterator[_Shown]:
+    """All pictures of a clip, ``fps`` of each second; one after another where nothing says when they are shown.
+
+    Raises MediaError where these are more than a clip may have: a picture may be shown for years.
+    """
+    number, slack = 0, min(SLACK, 0.5 / fps)
+    before: _Shown | None = None
+    for picture in itertools.chain(content.pictures(), [None]):
+        if before is not None and not before.end:
+            yield before
+        elif before is not None:
+            until = before.end if picture is None else picture.start
+            while number / fps + slack < until:
+                number += 1
+                decode.allow(path, number, (1, 1))
+                yield before
+        before = picture
+
+
+def strip(frames: list[Image.Image], columns: int = 8, height: int = 64) -> Image.Image:
+    """Some of the frames side by side, small, evenly chosen from the first to the last."""
+    chosen = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    small = [frames[k].resize((max(1, frames[k].width * height // frames[k].height), height)) for k in chosen]
+    made = Image.new("RGB", (sum(picture.width + 2 for picture in small), height))
+    across = 0
+    for picture in small:
+        made.paste(picture, (across, 0))
+        across += picture.width + 2
+    return made
 
 
 def _one_by_one(pictures: Iterator[_Shown], fps: float) -> Iterator[_Shown]:

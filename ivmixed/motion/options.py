@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..kinds import Choice, Loras, Number, Several, Text, Whole
+from ..kinds import Choice, Data, Loras, Number, Several, Text, Whole
 from ..options import ConflictError, Option, OptionSet, declare
 from .module import ALIKE, AUTO
 from .windows import LOOPS
@@ -16,7 +16,7 @@ FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
 @dataclass(frozen=True)
 class MotionOptions(OptionSet):
     """One checked set of options of a clip. Raises OptionError, ConflictError where the overlap is no less than the
-    context."""
+    context, or the clip extends none or has no frame of its own."""
 
     model: str = declare(
         Text(words="the name of a motion module file in one of the folders for them"), "", "IV-mixed motion",
@@ -61,12 +61,29 @@ class MotionOptions(OptionSet):
              "HotShot-XL span the frames. The log and the infotext say what auto took",
     )
 
+    init_video: bytes | None = declare(
+        Data(), None, advanced=True, title="Start from a clip",
+        help="img2img alone: a GIF, MP4, WebM, WebP or PNG whose frames the clip begins with, each frame with its own, "
+             "taken at the clip's FPS; the denoising strength says how much of them is made anew",
+    )
+    extend: int = declare(
+        Whole(0, 1023), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",
+        help="0 begins with the whole of that clip; else the new clip begins with so many of its last frames, which "
+             "stay as they are, and goes on from there",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.overlap >= self.context:
             raise ConflictError(
                 "overlap", self.overlap, "context", self.context, because="a window would share all of its frames",
                 remedy=f"take an overlap below {self.context}")
+        if self.extend and self.init_video is None:
+            raise ConflictError("extend", self.extend, "no init_video", because="its last frames begin the clip",
+                                remedy="give a clip to start from, or take 0")
+        if self.extend >= self.frames:
+            raise ConflictError("extend", self.extend, "frames", self.frames, because="no frame would be new",
+                                remedy=f"take less than {self.frames}")
 
     def windows(self) -> dict[str, Any]:
         """The arguments of `uniform_windows` besides the step."""

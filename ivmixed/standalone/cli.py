@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="source", type=Path, metavar="FILE",
                      help="take the settings of a clip that ivmixed made; flags given beside it win")
     run.add_argument("--trust-paths", action="store_true",
-                     help="load the model files that the clip of --from names; without it they are listed and refused")
+                     help="load the files that the clip of --from names; without it they are listed and refused")
     run.add_argument("--compare", action="store_true",
                      help="also make the plain clip from the same seed, and one with both side by side")
     run.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
@@ -151,13 +151,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
 def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:
     """A clip may come from anybody, and names files of this disk: they are listed, and not opened."""
     brought = []
-    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae"):
+    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae", "init_video",
+                 "mask_video"):
         value = values.get(name)
         if getattr(args, name) is None and value and value != BOX:
             files = value if isinstance(value, str) else ", ".join(f"{file}:{weight:g}" for file, weight in value)
             brought.append(f"{_flag(name)} {shown(files)}")
     if brought:
-        raise UsageError(f"{shown(str(args.source))} names model files: {'; '.join(brought)}; "
+        raise UsageError(f"{shown(str(args.source))} names files: {'; '.join(brought)}; "
                          "give --trust-paths to load these, or flags with yours")
 
 
@@ -185,7 +186,7 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if given.fps is None and txt2vid.is_told_fps(settings):
         print(f"ivmixed: VideoCrafter2 is told {settings.fps:g} frames a second, as by its own script (--fps); the "
               f"clip plays at {settings.playback_fps:g} (--playback-fps)", file=sys.stderr)
-    for line in txt2vid.said(settings):
+    for line in (*txt2vid.said(settings), *txt2vid.begins_with(settings)):
         print(f"ivmixed: {line}", file=sys.stderr)
     pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
                          attention_slicing=args.attention_slicing)
@@ -229,6 +230,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
                           **plan.to_dict()}))
         return
     print(plan.describe())
+    if not plan.moves:
+        return
     print(f"about {plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "
           f"{times_plain(plan):.2f} times its arithmetic")
     print(f"{'step':>4}  {'move':8}  {'model':5}  {'sigma':>17}  guidance")

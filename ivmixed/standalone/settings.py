@@ -24,6 +24,8 @@ Lora = tuple[str, float]
 
 LONGEST_PATH = 4096
 MOST_LORAS = 64
+STRENGTH = 0.6
+"""Denoising strength of a clip that begins with another."""
 BOX = "box"
 """The checkpoint that comes with the package."""
 
@@ -128,6 +130,16 @@ class Settings(OptionSet):
     playback_fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
         help="frames a second at which the clip plays (8, or --fps where the model is not told it)")
+    init_video: str | None = declare(
+        _FILE, None, group="clip",
+        help="clip to begin with instead of noise alone: .gif, .mp4, .webm, .webp, or a folder of PNG frames; its "
+             "frames are taken at the clip's frames a second, their middle fills its size")
+    strength: float | None = declare(
+        Number(0, 1), None, group="clip",
+        help=f"how much of --init-video is made anew, 0 to 1: so much of the steps is run ({STRENGTH:g})")
+    mask_video: str | None = declare(
+        _FILE, None, group="clip",
+        help="clip or picture, white where --init-video is made anew and black where it stays")
     steps: int = declare(Whole(1, 1000), 25, group="clip", help="outer sampling steps")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",

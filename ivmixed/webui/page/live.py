@@ -107,7 +107,8 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
 
 def _plan(options: Options, host: dict[str, Any]) -> Any:
     sampler = host.get("sampler", NAME)
-    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), host.get("denoising_strength"),
+    strength = host.get("denoising_strength") if host.get("init_video", True) is not None else None  # img2img: always
+    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), strength,
                            sampler=sampler if sampler in SAMPLERS else NAME)
 
 

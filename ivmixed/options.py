@@ -420,9 +420,18 @@ def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
     return math.pow(low + u * (high - low), rho)
 
 
+def curve_at(curve: Gamma, place: float, last: float) -> float:
+    """The value at ``place``, 0 to ``last``, of a number, of a ramp as a straight line, or of keyframes."""
+    if isinstance(curve, float):
+        return curve
+    if isinstance(curve[0], tuple):
+        return on_curve(curve, place)
+    return on_curve(((0, curve[0]), (last, curve[1])), place) if last else curve[0]
+
+
 def on_curve(curve: tuple[Pair, ...], percent: float) -> float:
     """The value at ``percent`` of the steps, 0 to 100, of one or more keyframes: straight lines between them, constant
-    beyond the first and the last."""
+    beyond the first and the last. The same where the keys are another thing, frames say."""
     following = bisect.bisect_left(curve, percent, key=lambda keyframe: keyframe[0])
     if following in (0, len(curve)):
         return curve[max(following - 1, 0)][1]

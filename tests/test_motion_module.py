@@ -161,8 +161,9 @@ def test_attention_is_its_formula_in_a_fused_kernel(width, scale, monkeypatch):
     x = torch.randn(6, 16, width, generator=torch.Generator().manual_seed(0))
     choices = []
     attend = functional.scaled_dot_product_attention
-    monkeypatch.setattr(functional, "scaled_dot_product_attention",
-                        lambda *parts, **more: choices.append(torch._fused_sdp_choice(*parts, **more)) or attend(*parts, **more))
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention",
+        lambda *parts, **more: choices.append(torch._fused_sdp_choice(*parts, **more)) or attend(*parts, **more))
     made = attention(x, scale)
     assert choices == [SDPBackend.FLASH_ATTENTION.value]
     seen = x + sinusoids(32, width)[:, :16]

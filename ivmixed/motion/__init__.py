@@ -6,7 +6,8 @@
         ...
 
 `files` and `lora` read model files, `module` is the network, `loading` makes it from a file, `attach` puts it into a
-UNet, `windows` cuts long clips, `noise` is what a clip begins with, `travel` is prompts that change along the clip, `options` what a user chooses.
+UNet, `windows` cuts long clips, `noise` is what a clip begins with, `travel` is prompts that change along the clip,
+`options` what a user chooses.
 """
 from .attach import Motion, attach
 from .loading import MotionError, check, load

@@ -214,7 +214,7 @@ class TemporalAttention(nn.Module):
         x = x + self.pos_encoder.pe[:, :x.shape[1]]
         projected = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                      for layer in (self.to_q, self.to_k, self.to_v))
-        seen = [functional.scaled_dot_product_attention(*part, scale=factor) for part in
+        seen = [functional.scaled_dot_product_attention(q, k, v, scale=factor) for q, k, v in
                 zip(*(columns.split(ATTENTION_COLUMNS) for columns in projected))]
         joined = seen[0] if len(seen) == 1 else torch.cat(seen)
         return self.to_out[0](joined.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

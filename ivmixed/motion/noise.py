@@ -56,12 +56,14 @@ def low_pass(frames: int, height: int, width: int, filter: str = "butterworth", 
                (torch.fft.fftfreq(frames), torch.fft.fftfreq(height), torch.fft.rfftfreq(width))]
     distance = squares[0][:, None, None, None] + squares[1][:, None] + squares[2]
     if filter == "butterworth":
-        return 1 / (1 + (distance / cutoff**2) ** 4)
-    if filter == "gaussian":
-        return (-distance / (2 * cutoff**2)).exp()
-    if filter == "ideal":
-        return (distance <= 2 * cutoff).float()
-    raise ValueError(f"filter = {filter!r} is not one of {', '.join(FILTERS)}")
+        made: Tensor = 1 / (1 + (distance / cutoff**2) ** 4)
+    elif filter == "gaussian":
+        made = (-distance / (2 * cutoff**2)).exp()
+    elif filter == "ideal":
+        made = (distance <= 2 * cutoff).float()
+    else:
+        raise ValueError(f"filter = {filter!r} is not one of {', '.join(FILTERS)}")
+    return made
 
 
 def mixed(low: Tensor, high: Tensor, filter: str = "butterworth") -> Tensor:

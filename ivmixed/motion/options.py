@@ -37,7 +37,7 @@ class MotionControls(OptionSet):
     )
     attention_scale: float = declare(
         Number(0, 2, step=0.05), 1.0, "IV-mixed motion attention scale", advanced=True, group="motion",
-        help="A factor on how sharply the module's attention chooses among the frames: less is calmer, more is livelier",
+        help="A factor on how sharply the module's attention chooses among the frames; 0 takes all of them alike",
     )
     context: int = declare(
         Whole(2, 64), 16, "IV-mixed motion context", advanced=True, group="motion",
@@ -68,8 +68,8 @@ class MotionControls(OptionSet):
     )
     free_init: int = declare(
         Whole(1, 5), 1, "IV-mixed motion FreeInit", title="FreeInit passes", advanced=True, group="motion",
-        help="How many times the clip is sampled, each time from noise that has the low frequencies of the clip before: "
-             "steadier, at so many times the price; 1 is once",
+        help="How many times the clip is sampled, each time from noise that has the low frequencies of the clip "
+             "before: steadier, at so many times the price; 1 is once",
     )
     free_init_filter: str = declare(
         Choice(FILTERS), "butterworth", "IV-mixed motion FreeInit filter", title="FreeInit filter", advanced=True,
@@ -129,8 +129,8 @@ class MotionOptions(MotionControls):
     model: str = declare(
         Text(words="the name of a motion module file in one of the folders for them"), "", "IV-mixed motion",
         title="Motion module",
-        help="AnimateDiff motion module made for the checkpoint: v1, v2, v3, AnimateDiff-Lightning or AnimateLCM for SD "
-             "1.5, AnimateDiff-SDXL or HotShot-XL for SDXL",
+        help="AnimateDiff motion module made for the checkpoint: v1, v2, v3, AnimateDiff-Lightning or AnimateLCM for "
+             "SD 1.5, AnimateDiff-SDXL or HotShot-XL for SDXL",
     )
     frames: int = declare(Whole(2, MOST_FRAMES), 16, "IV-mixed motion frames", help="Frames of the clip")
     fps: float = declare(Number(1, 60), 8.0, "IV-mixed motion fps", title="FPS", help="Frames a second")
@@ -144,8 +144,8 @@ class MotionOptions(MotionControls):
     )
     kind: str = declare(
         Choice((AUTO, *(kind.name for kind in ALIKE))), AUTO, "IV-mixed motion kind", advanced=True,
-        help="What the module is, where its file does not tell: norms of v1 and HotShot-XL span the frames, Lightning is "
-             "v2 distilled to a few steps. The log and the infotext say what auto took",
+        help="What the module is, where its file does not tell: norms of v1 and HotShot-XL span the frames, Lightning "
+             "is v2 distilled to a few steps. The log and the infotext say what auto took",
     )
 
     def __post_init__(self) -> None:

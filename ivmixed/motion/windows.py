@@ -145,9 +145,9 @@ def window_weights(fuse: str, length: int, overlap: int | None = None) -> list[i
     """How much each frame of a window counts where windows are fused; of a frame's windows the weights are divided by
     their sum, so that they sum to one.
 
-    ``fuse``: "mean" all alike; "pyramid" from 1 at the ends to the middle, as FreeNoise fuses (arXiv 2310.15169, section
-    3); "linear" up and down over the ``overlap`` frames that neighbouring windows share (a quarter of the length where
-    not given), alike between.
+    ``fuse``: "mean" all alike; "pyramid" from 1 at the ends to the middle, as FreeNoise fuses (arXiv 2310.15169,
+    section 3); "linear" up and down over the ``overlap`` frames that neighbouring windows share (a quarter of the
+    length where not given), alike between.
     """
     if fuse == "pyramid":
         return [min(place + 1, length - place) for place in range(length)]

@@ -180,7 +180,8 @@ def _table(video_table: str) -> _Table:
 
 def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None,
           passes: int = 1) -> dict[str, Any]:
-    """What a plan costs that is run ``passes`` times (FreeInit). ``seconds`` is None where the size is not given, or no clip was timed on this machine.
+    """What a plan costs that is run ``passes`` times (FreeInit). ``seconds`` is None where the size is not given, or no
+    clip was timed on this machine.
 
     Raises OptionError where a clip of this size cannot be made so.
     """

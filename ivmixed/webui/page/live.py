@@ -114,8 +114,8 @@ def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     frames = "built_in_frames" if host.get("built_in") else "frames"
     sizes = {"frames": frames, "width": "width", "height": "height"}
     passes = host.get("free_init", 1) if host.get("built_in", True) else 1
-    return preview.price(plan, *(preview.PlanRequest.option(name).check(host.get(source) or None)
-                                 for name, source in sizes.items()), passes=passes)
+    size = {name: preview.PlanRequest.option(name).check(host.get(source) or None) for name, source in sizes.items()}
+    return preview.price(plan, **size, passes=passes)
 
 
 def _about(preset: presets.Preset[WebUIOptions] | None, host: dict[str, Any]) -> list[str]:

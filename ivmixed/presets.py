@@ -14,7 +14,7 @@ Set = TypeVar("Set", bound=Options)
 @dataclass(frozen=True)
 class Preset(Generic[Set]):
     """What a name stands for. ``cfg_scale``: None where it leaves the scale as it is. ``loop``: one of
-    `ivmixed.plan.RELEASED`, or "" for the sampler's own moves. ``model``: the one that it suits, or "" for any."""
+    `ivmixed.released.RELEASED`, or "" for the sampler's own moves. ``model``: the one that it suits, or "" for any."""
 
     help: str
     options: Set

@@ -4,14 +4,16 @@
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..kinds import Choice, Dimensions, Kind, Loras, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
 from ..options import Options, OptionSet, declare
-from ..plan import RELEASED, SOLVERS
+from ..plan import SOLVERS
+from ..presets import PRESETS
+from ..released import RELEASED
 from . import box
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -146,3 +148,15 @@ class Settings(OptionSet):
         help="frames that the image model takes at once (all); fewer need less memory")
 
     options: Options = declare(Nested(Options), Options(), group="sampler", help="the sampler's options")
+
+
+def with_preset(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings by name with a preset over them: its options, its loop and its CFG scale, where it has one.
+
+    Options that say what a clip shows, such as the image model's prompt, stay. ``name``: a key of `PRESETS`.
+    """
+    preset, options = PRESETS[name], dict(values.get("options", {}))
+    of_clip = {option.name: options[option.name] for option in Options.declared()
+               if option.of_clip and option.name in options}
+    scale = {} if preset.cfg_scale is None else {"cfg": preset.cfg_scale}
+    return {**values, "loop": preset.loop, **scale, "options": {**preset.options.to_dict(), **of_clip}}

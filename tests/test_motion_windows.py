@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ivmixed.controls import FUSES
 from ivmixed.motion import LOOPS, evaluate_in_windows, uniform_windows
-from ivmixed.motion.windows import FUSES, window_weights
+from ivmixed.motion.windows import window_weights
 
 RECORDED = json.loads((Path(__file__).parent / "vectors" / "motion" / "windows.json").read_text())
 

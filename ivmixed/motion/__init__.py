@@ -9,13 +9,14 @@
 UNet, `windows` cuts long clips, `noise` is what a clip begins with, `travel` is prompts that change along the clip,
 `options` what a user chooses.
 """
+from ..controls import LOOPS, MotionControls
 from .attach import Motion, attach
 from .loading import MotionError, check, load
 from .module import Kind, Layout, MotionModule
 from .noise import sample_again
-from .options import FORMATS, MotionControls, MotionOptions
+from .options import FORMATS, MotionOptions
 from .travel import Travel, TravelError
-from .windows import LOOPS, evaluate_in_windows, uniform_windows
+from .windows import evaluate_in_windows, uniform_windows
 
 __all__ = [
     "FORMATS", "LOOPS", "Kind", "Layout", "Motion", "MotionControls", "MotionError", "MotionModule", "MotionOptions",

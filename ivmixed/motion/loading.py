@@ -99,7 +99,8 @@ def load(
     """The motion module at ``path``, in ``dtype`` (the file's own where not given) on ``device``, for inference.
 
     ``path``: AnimateDiff v1, v2, v3, AnimateDiff-Lightning, AnimateLCM, AnimateDiff-SDXL or HotShot-XL in a single file
-    of the published layout or of diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs, (file, weight) pairs.
+    of the published layout or of diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs,
+    (file, weight) pairs.
     ``as_diffusers``: normalise the frames of a clip together before each temporal transformer. AnimateDiff takes each
     frame by itself, and so does this by default; diffusers does not, and its clips differ a little for it.
     ``kind``: the name of a `Kind` where the file does not tell, see `read`; "auto" takes the likelier, and

@@ -13,10 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-NOISES = ("random", "freenoise", "repeat")
-"""The noise of frames: each its own; FreeNoise (Qiu et al., arXiv 2310.15169, section 3.2), in which every window has
-the noise of the frames before it in another order; or the first window's again and again."""
-FILTERS = ("butterworth", "gaussian", "ideal")
+from ..controls import FILTERS, NOISES, MotionControls
 
 
 def order(noise: str, frames: int, context: int, shift: int, generator: torch.Generator) -> list[int]:
@@ -40,6 +37,12 @@ def order(noise: str, frames: int, context: int, shift: int, generator: torch.Ge
         source = len(found) - context
         found += [found[source + place] for place in torch.randperm(shift, generator=generator).tolist()]
     return found[:frames]
+
+
+def order_of(controls: MotionControls, frames: int, seed: int) -> list[int]:
+    """The same of a clip's options; ``seed`` is that of the shuffles."""
+    return order(controls.noise, frames, controls.context, controls.context - controls.shared_frames,
+                 torch.Generator().manual_seed(seed))
 
 
 @lru_cache(maxsize=2)

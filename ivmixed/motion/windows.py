@@ -11,13 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-LOOPS = ("N", "R-P", "R+P", "A")
-"""How much the clip's end is joined to its start. N: no window reaches over the end. R-P, R+P: windows may reach over
-it (R+P: prompt travel closes too). A: as many windows as a closed loop needs, and prompt travel closes."""
-
-
-FUSES = ("last", "mean", "pyramid", "linear")
-"""What a frame in several windows is, see `evaluate_in_windows`."""
+from ..controls import FUSES, LOOPS
 
 
 def uniform_windows(

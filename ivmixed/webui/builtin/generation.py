@@ -22,6 +22,7 @@ from modules import paths, sd_samplers, shared
 
 from ... import motion
 from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, sample_again, uniform_windows
+from ...motion.noise import order_of
 from ...motion.options import MOTION_OPTIONS
 from ...motion.windows import on_device
 from ...options import ConflictError, OptionError
@@ -218,7 +219,8 @@ class Clip:
         try:
             if len(windows) == 1:
                 return evaluate(everything, self.frames)
-            return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse, self.options.shared)
+            return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse,
+                                       self.options.shared_frames)
         finally:
             motion.frames = None
 
@@ -386,7 +388,7 @@ def _noised(clip: Clip) -> Iterator[None]:
         sample, sample_img2img = sampler.sample, sampler.sample_img2img
 
         def ordered(noise: Tensor) -> Tensor:
-            return noise[options.noise_order(clip.frames, int(clip.p.seeds[0]))]
+            return noise[order_of(options, clip.frames, int(clip.p.seeds[0]))]
 
         def from_noise(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             shared.state.job_count += options.free_init - 1  # the host's progress takes jobs for equally long

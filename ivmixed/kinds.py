@@ -278,15 +278,23 @@ _DIGITS = r"[-+.0-9eE]+"
 
 @dataclass(frozen=True)
 class Curve(Bounded):
-    """A value over the steps, see `Gamma`. What does not change is a number: ``[4, 4]`` is 4.0."""
+    """A value over the steps, see `Gamma`. What does not change is a number: ``[4, 4]`` is 4.0.
+
+    ``over``, ``last``: what the keys of keyframes are, and the last of them, where they are no percent of the steps.
+    """
+
+    over: str = "percent of the steps"
+    last: float = 100
 
     noun = "number, ramp or keyframes"
     nargs = "+"
     typed = True
 
     def _allowed(self) -> str:
-        return (f'a number from {self.span}; or a ramp, as in "6 to 2" or [6, 2]; or at most {MOST_KEYS} keyframes, '
-                'percent of the steps = value, as in "0=6 50=2 100=4" or [[0, 6], [50, 2], [100, 4]]')
+        high, low, mean = (6, 2, 4) if self.maximum >= 6 else (2, 0, 1)
+        return (f'a number from {self.span}; or a ramp, as in "{high} to {low}" or [{high}, {low}]; or at most '
+                f'{MOST_KEYS} keyframes, {self.over} = value, as in "0={high} 50={low} 100={mean}" or '
+                f'[[0, {high}], [50, {low}], [100, {mean}]]')
 
     def check(self, value: Any) -> Gamma:
         if isinstance(value, str):
@@ -303,7 +311,7 @@ class Curve(Bounded):
     def _keyframes(self, keys: Sequence[Sequence[Any]]) -> Gamma:
         if len(keys) > MOST_KEYS:
             raise NotAllowed(f"has {len(keys)} keyframes", f"at most {MOST_KEYS} keyframes")
-        curve = tuple((_number(percent, 0, 100), self.number(part)) for percent, part in keys)
+        curve = tuple((_number(place, 0, self.last), self.number(part)) for place, part in keys)
         if not all(before[0] < after[0] for before, after in zip(curve, curve[1:])):
             raise NotAllowed
         return curve if len({part for _, part in curve}) > 1 else curve[0][1]
@@ -323,7 +331,7 @@ class Curve(Bounded):
 
     def schema(self) -> Schema:
         number = self.number_schema()
-        key = {"type": "array", "prefixItems": [{**number, "minimum": 0, "maximum": 100}, number],
+        key = {"type": "array", "prefixItems": [{**number, "minimum": 0, "maximum": self.last}, number],
                "minItems": 2, "maxItems": 2}
         pattern = rf"^\s*({_DIGITS}( to {_DIGITS})?|{_DIGITS}={_DIGITS}(\s+{_DIGITS}={_DIGITS})*)\s*$"
         return {"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2},

@@ -13,12 +13,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import difflib
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .kinds import (
     Choice,
@@ -164,11 +163,15 @@ class OptionSet:
     word = "option"
     """What its fields are called."""
 
+    _declared: ClassVar[tuple[Option, ...]]
+
     @classmethod
-    @functools.cache
     def declared(cls) -> tuple[Option, ...]:
         """The declarations, in their order."""
-        return tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+        if "_declared" not in vars(cls):  # kept with the class: a WebUI that reloads its page imports ours anew
+            cls._declared = tuple(
+                Option(name=f.name, **f.metadata) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+        return cls._declared
 
     @classmethod
     def option(cls, name: str) -> Option:
@@ -419,9 +422,18 @@ def ramp(start: float, end: float, u: float, rho: float = 7.0) -> float:
     return math.pow(low + u * (high - low), rho)
 
 
+def curve_at(curve: Gamma, place: float, last: float) -> float:
+    """The value at ``place``, 0 to ``last``, of a number, of a ramp as a straight line, or of keyframes."""
+    if isinstance(curve, float):
+        return curve
+    if isinstance(curve[0], tuple):
+        return on_curve(curve, place)
+    return on_curve(((0, curve[0]), (last, curve[1])), place) if last else curve[0]
+
+
 def on_curve(curve: tuple[Pair, ...], percent: float) -> float:
     """The value at ``percent`` of the steps, 0 to 100, of one or more keyframes: straight lines between them, constant
-    beyond the first and the last."""
+    beyond the first and the last. The same where the keys are another thing, frames say."""
     following = bisect.bisect_left(curve, percent, key=lambda keyframe: keyframe[0])
     if following in (0, len(curve)):
         return curve[max(following - 1, 0)][1]

@@ -37,6 +37,9 @@ SOLVERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "euler_ancestral")
 """How the ordinary step may be taken: Euler (DDIM), DPM-Solver++(2M), the latter's stochastic kin, that of distilled
 models (LCM, AnimateLCM), and Euler ancestral (DDIM with eta 1)."""
 
+SPACINGS = ("linspace", "trailing")
+"""Where the timesteps of the steps lie: evenly from the last to the first, or each as far from the next as the last of
+them from 0, a WebUI's schedule type SGM Uniform, at most one timestep beside diffusers' "trailing"."""
 
 Model = Literal["image", "video", "noise"]
 Kind = Literal["go", "back", "ordinary"]

@@ -13,7 +13,8 @@ from ivmixed.webui.options import WebUIOptions
 
 FILE = Path(__file__).parent.parent / "docs" / "options.md"
 TABLES: dict[str, tuple[Option, ...]] = {
-    "The sampler": WebUIOptions.declared(), "Built-in motion": MotionOptions.declared()}
+    "The sampler": WebUIOptions.declared(),
+    "Built-in motion": tuple(sorted(MotionOptions.declared(), key=lambda option: option.advanced))}
 HEAD = "| Option | Kind | Default | Allowed | What it does | Seen |\n|---|---|---|---|---|---|\n"
 
 

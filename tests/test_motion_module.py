@@ -68,6 +68,27 @@ def randomise(model, seed):
     return model.eval().requires_grad_(False)
 
 
+# --- motion strength
+
+def test_strength_is_a_factor_on_what_is_added():
+    ours, _ = pair(16, heads=2, groups=4)
+    x = torch.randn(8, 16, 3, 2, generator=torch.Generator().manual_seed(0))
+    added = ours(x, 4) - x
+    strength = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    expected = x + added * strength.repeat(2)[:, None, None, None]
+    torch.testing.assert_close(ours(x, 4, strength), expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+    assert torch.equal(ours(x, 4, strength)[[0, 4]], x[[0, 4]])
+    assert torch.equal(ours(x, 4, torch.ones(4)), ours(x, 4))
+
+
+def test_an_attention_scale_of_zero_looks_at_all_frames_alike():
+    attention = pair(16, heads=2, groups=4)[0].transformer_blocks[0].attention_blocks[0]
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
+    made = attention(x, 0.0)
+    torch.testing.assert_close(made, made.mean(1, keepdim=True).expand_as(made), rtol=0, atol=1e-6)
+    assert (attention(x) - made).abs().max() > 1e-3
+
+
 # --- one temporal transformer
 
 def pair(width, positions=32, per_frame=True, **layout):
@@ -127,27 +148,28 @@ def test_many_pixels_are_attended_to_in_parts(monkeypatch):
     calls = []
     attend = functional.scaled_dot_product_attention
     monkeypatch.setattr(functional, "scaled_dot_product_attention",
-                        lambda q, k, v: calls.append(len(q)) or attend(q, k, v))
+                        lambda q, k, v, **more: calls.append(len(q)) or attend(q, k, v, **more))
     monkeypatch.setattr(network, "ATTENTION_COLUMNS", 7)
     torch.testing.assert_close(ours(x, 3), whole, rtol=0, atol=1e-6)
     assert calls == [*[7] * 4, 2] * 2  # 2 sets x 15 pixels
 
 
-@pytest.mark.parametrize("width", [320, 640, 1280])
-def test_attention_is_its_formula_in_a_fused_kernel(width, monkeypatch):
-    """softmax(q k^T / sqrt(d)) v of numbered frames; torch says which kernel it takes."""
+@pytest.mark.parametrize("width, scale", [(320, 1.0), (320, 0.5), (640, 1.0), (1280, 1.0), (1280, 1.5)])
+def test_attention_is_its_formula_in_a_fused_kernel(width, scale, monkeypatch):
+    """softmax(scale q k^T / sqrt(d)) v of numbered frames; torch says which kernel it takes."""
     attention = pair(width)[0].transformer_blocks[0].attention_blocks[0]
     x = torch.randn(6, 16, width, generator=torch.Generator().manual_seed(0))
     choices = []
     attend = functional.scaled_dot_product_attention
-    monkeypatch.setattr(functional, "scaled_dot_product_attention",
-                        lambda *parts: choices.append(torch._fused_sdp_choice(*parts)) or attend(*parts))
-    made = attention(x)
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention",
+        lambda *parts, **more: choices.append(torch._fused_sdp_choice(*parts, **more)) or attend(*parts, **more))
+    made = attention(x, scale)
     assert choices == [SDPBackend.FLASH_ATTENTION.value]
     seen = x + sinusoids(32, width)[:, :16]
     q, k, v = ((seen @ layer.weight.T).unflatten(-1, (8, -1)).movedim(2, 1)
                for layer in (attention.to_q, attention.to_k, attention.to_v))
-    heads = ((q @ k.mT) / math.sqrt(width // 8)).softmax(-1) @ v
+    heads = ((q @ k.mT) * scale / math.sqrt(width // 8)).softmax(-1) @ v
     out = attention.to_out[0]
     expected = heads.movedim(1, 2).flatten(2) @ out.weight.T + out.bias
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5 * expected.abs().max().item())

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ivmixed.controls import FUSES
 from ivmixed.motion import LOOPS, evaluate_in_windows, uniform_windows
+from ivmixed.motion.windows import window_weights
 
 RECORDED = json.loads((Path(__file__).parent / "vectors" / "motion" / "windows.json").read_text())
 
@@ -90,6 +92,40 @@ def test_the_last_window_counts_where_it_is_asked_for():
     assert made.flatten().tolist() == [3, 1, 3, 2, 3]
 
 
+@pytest.mark.parametrize("fuse, weights", [
+    ("mean", [1, 1, 1, 1, 1]), ("pyramid", [1, 2, 3, 2, 1]), ("linear", [1, 2, 2, 2, 1])])
+def test_weights_of_windows(fuse, weights):
+    assert window_weights(fuse, 5) == weights  # a quarter of 5 frames is 1
+    assert window_weights("linear", 6, 0) == [1] * 6
+    assert window_weights("linear", 8, 3) == [1, 2, 3, 4, 4, 3, 2, 1]
+
+
+@given(step=st.integers(0, 50), frames=st.integers(2, 60), context=st.integers(2, 16), stride=st.integers(1, 3),
+       loop=st.sampled_from(LOOPS), fuse=st.sampled_from(("mean", "pyramid", "linear")), data=st.data())
+def test_weights_sum_to_one(step, frames, context, stride, loop, fuse, data):
+    """What all windows agree on comes out of their fusion as it is."""
+    overlap = data.draw(st.integers(0, context - 1))
+    windows = uniform_windows(step, frames, context, overlap, stride, loop)
+    x = torch.linspace(-3, 5, 2 * frames, dtype=torch.float64)[:, None]
+    made = evaluate_in_windows(lambda rows, _: x[rows], x, windows, frames, fuse, overlap)
+    torch.testing.assert_close(made, x, rtol=0, atol=1e-12)
+
+
+def test_pyramids_are_those_of_diffusers():
+    from diffusers.models.attention import FreeNoiseTransformerBlock
+
+    for length in range(1, 33):
+        theirs = FreeNoiseTransformerBlock._get_frame_weights(None, length, "pyramid")
+        assert window_weights("pyramid", length) == theirs
+
+
+def test_a_frame_in_several_windows_is_their_weighted_mean():
+    x = torch.zeros(6, 1)
+    numbers = iter((1.0, 2.0))
+    made = evaluate_in_windows(lambda rows, _: x[rows] + next(numbers), x, [[0, 1, 2, 3], [2, 3, 4, 5]], 6, "pyramid")
+    torch.testing.assert_close(made.flatten(), torch.tensor([1, 1, (2 + 2) / 3, (1 + 4) / 3, 2, 2]))
+
+
 def test_a_frame_twice_in_one_window():
     x = torch.zeros(3, 1)
 
@@ -102,7 +138,7 @@ def test_a_frame_twice_in_one_window():
 
 def test_one_window_is_the_evaluation_itself():
     x = torch.randn(8, 4, 3, 3, dtype=torch.float64)
-    for fuse in ("mean", "last"):
+    for fuse in FUSES:
         assert torch.equal(evaluate_in_windows(lambda rows, _: x[rows].sin(), x, [list(range(4))], 4, fuse), x.sin())
 
 

@@ -347,7 +347,7 @@ def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ({"frames": 17}, "frames = 17"), ({"frames": 0}, "frames = 0"), ({"width": 15}, "width = 15"),
+    ({"frames": 1025}, "frames = 1025"), ({"frames": 0}, "frames = 0"), ({"width": 15}, "width = 15"),
     ({"loop": "vc"}, "loop = 'vc'"),
     ({"loop": "animatediff", "options": Options(gamma_go=3)}, "equal gammas"),
     ({"loop": "animatediff", "options": Options(z_percent=66.7)}, "z_percent = 66.7"),

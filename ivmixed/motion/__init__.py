@@ -6,16 +6,19 @@
         ...
 
 `files` and `lora` read model files, `module` is the network, `loading` makes it from a file, `attach` puts it into a
-UNet, `windows` cuts long clips, `travel` is prompts that change along the clip, `options` what a user chooses.
+UNet, `windows` cuts long clips, `noise` is what a clip begins with, `travel` is prompts that change along the clip,
+`options` what a user chooses.
 """
+from ..controls import LOOPS, MotionControls
 from .attach import Motion, attach
 from .loading import MotionError, check, load
 from .module import Kind, Layout, MotionModule
+from .noise import sample_again
 from .options import FORMATS, MotionOptions
 from .travel import Travel, TravelError
-from .windows import LOOPS, evaluate_in_windows, uniform_windows
+from .windows import evaluate_in_windows, uniform_windows
 
 __all__ = [
-    "FORMATS", "LOOPS", "Kind", "Layout", "Motion", "MotionError", "MotionModule", "MotionOptions", "Travel",
-    "TravelError", "attach", "check", "evaluate_in_windows", "load", "uniform_windows",
+    "FORMATS", "LOOPS", "Kind", "Layout", "Motion", "MotionControls", "MotionError", "MotionModule", "MotionOptions",
+    "Travel", "TravelError", "attach", "check", "evaluate_in_windows", "load", "sample_again", "uniform_windows",
 ]

@@ -33,6 +33,11 @@ class Motion:
         self.module = module
         self.acted = False
         """A temporal transformer has acted; a clip in which none does has no motion."""
+        self.strength: Tensor | None = None
+        """A factor on what motion adds to each of the frames, (frames,), on the UNet's device; None: 1, without a
+        multiplication."""
+        self.attention_scale = 1.0
+        """A factor on the keys of the attention over the frames, see `module.TemporalAttention`."""
         self._frames: int | None = None
 
     @property
@@ -54,7 +59,7 @@ class Motion:
         if frames is None:
             return None
         self.acted = True  # no count: torch.compile would compile anew for every number
-        return transformer(output, frames)  # type: ignore[no-any-return]
+        return transformer(output, frames, self.strength, self.attention_scale)  # type: ignore[no-any-return]
 
     def _join(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
         """Before a norm that spans the frames."""

@@ -1,6 +1,7 @@
 """Motion module files, as people download them, become a `MotionModule`.
 
-What a file is, is read from the names and shapes of its tensors, never from its file name::
+What a file is, is read from the names and shapes of its tensors. From its own name is only taken what they cannot say:
+that a v2 module is one of AnimateDiff-Lightning, which has the same, and for how many steps::
 
     check("mm_sd_v15_v2.ckpt").name                                     # "AnimateDiff v2", reads no weights
     load("mm_sd_v15_v2.ckpt", loras=[("v2_lora_ZoomIn.ckpt", 0.8)], dtype=torch.float16, device="cuda")
@@ -23,7 +24,7 @@ from torch.nn import functional
 from ..untrusted import JsonError, parse_object, shown
 from ..weights import files, lora
 from ..weights.files import Source, Tensors
-from .module import AUTO, HOTSHOT, LCM, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
+from .module import AUTO, HOTSHOT, LCM, LIGHTNING, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
 
 DIFFUSERS_NAMES = (
     (".temporal_transformer.", "."),
@@ -97,8 +98,9 @@ def load(
 ) -> MotionModule:
     """The motion module at ``path``, in ``dtype`` (the file's own where not given) on ``device``, for inference.
 
-    ``path``: AnimateDiff v1, v2, v3, AnimateLCM, AnimateDiff-SDXL or HotShot-XL in a single file of the published
-    layout or of diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs, (file, weight) pairs.
+    ``path``: AnimateDiff v1, v2, v3, AnimateDiff-Lightning, AnimateLCM, AnimateDiff-SDXL or HotShot-XL in a single file
+    of the published layout or of diffusers', or the folder of a diffusers MotionAdapter. ``loras``: motion LoRAs,
+    (file, weight) pairs.
     ``as_diffusers``: normalise the frames of a clip together before each temporal transformer. AnimateDiff takes each
     frame by itself, and so does this by default; diffusers does not, and its clips differ a little for it.
     ``kind``: the name of a `Kind` where the file does not tell, see `read`; "auto" takes the likelier, and
@@ -131,7 +133,8 @@ def read(path: Source, device: str, kind: str = AUTO) -> Found:
     v1 and v3 have tensors of the same names and sizes but for their position tables, and so have HotShot-XL and
     AnimateDiff-SDXL. Which it is, ``kind`` says, the name of a `Kind`; or with "auto" the file, in its own
     ``use_inflated_groupnorm``; or the rows of its table, see `made_for`; or a table of 24 or 32 frames, the published
-    ones. Where none of them does, `Found.doubt` says which was taken.
+    ones. Where none of them does, `Found.doubt` says which was taken. AnimateDiff-Lightning has v2's tensors with other
+    numbers in them: it is told by "lightning" and "4step" in the name of the file or folder.
     Raises FileError: it is missing, damaged, of another kind, or incomplete.
     """
     weights = _weights_in(path) if os.path.isdir(path) else path
@@ -142,7 +145,7 @@ def read(path: Source, device: str, kind: str = AUTO) -> Found:
     named = as_animatediff(tensors)
     layout = _layout(named, _config(path) if os.path.isdir(path) else {})
     hotshot = any(".temporal_attentions." in name for name in tensors)
-    taken, doubt = _recognised(layout, named, weights, notes, kind, hotshot)
+    taken, doubt = _recognised(layout, named, weights, notes, kind, hotshot, Path(path).name)
     _compare(named, layout)
     if device != "meta":
         files.check_finite(named)
@@ -237,14 +240,15 @@ def _config(folder: Source) -> dict[str, Any]:
 
 
 def _recognised(
-    layout: Layout, named: Tensors, weights: Source, notes: Mapping[str, Any], wanted: str, hotshot: bool,
+    layout: Layout, named: Tensors, weights: Source, notes: Mapping[str, Any], wanted: str, hotshot: bool, name: str,
 ) -> tuple[Kind, str]:
-    """What a module is, and the doubt that is left. Raises FileError where it is not what is ``wanted``."""
+    """What a module of this file ``name`` is, and the doubt that is left. Raises FileError where it is not what is
+    ``wanted``."""
     tables = [name for name in named if name.endswith(".pos_encoder.pe")]
     if len(layout.widths) == 3:
         kinds = [HOTSHOT] if hotshot else [HOTSHOT, SDXL]
     elif layout.middle:
-        kinds = [V2 if tables else LCM]
+        kinds = [*LIGHTNING.values(), V2] if tables else [LCM]
     else:
         kinds = [V1, V3]
     if wanted != AUTO and wanted not in (kind.name for kind in kinds):
@@ -252,6 +256,8 @@ def _recognised(
     chosen = [kind for kind in kinds if kind.name == wanted]
     if chosen or len(kinds) == 1:
         return (chosen or kinds)[0], ""
+    if V2 in kinds:
+        return _lightning_or_v2(name)
     by_frames = dict(zip((SHORT, LONG), kinds))
     spans = _says_norms_span_frames(notes)
     if spans is not None:
@@ -264,6 +270,17 @@ def _recognised(
     first, taken = (kind.name for kind in kinds)
     return kinds[1], (f"has {has}, where {first} has {SHORT} and {taken} {LONG}, and nothing else tells them apart; it "
                       f"is taken as {taken}. If it was made from {first}, choose that as its kind")
+
+
+def _lightning_or_v2(name: str) -> tuple[Kind, str]:
+    """Which of these a file of that name is, and the doubt that is left."""
+    if "lightning" not in name.lower():
+        return V2, ""
+    steps = re.search(r"(?<!\d)([1248])[-_ ]?steps?", name.lower())
+    if steps:
+        return LIGHTNING[int(steps[1])], ""
+    return LIGHTNING[4], (f"is called lightning, and not for how many steps; it is taken as {LIGHTNING[4].name}. If it "
+                          "is another, choose that as its kind")
 
 
 def _says_norms_span_frames(notes: Mapping[str, Any]) -> bool | None:

@@ -22,6 +22,30 @@ ATTENTION_COLUMNS = 2**15
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """How a module that was distilled to a few steps wants to be sampled."""
+
+    fewest: int
+    most: int
+    """Steps."""
+    cfg: float
+    """The largest CFG scale: guidance is in its weights."""
+    solver: str
+    """The ordinary step, one of `ivmixed.plan.SOLVERS`. The levels begin at the last timestep and end one step before
+    the first: diffusers' spacing "trailing", a WebUI's schedule type SGM Uniform."""
+
+    def advice(self, name: str, steps: int, cfg_scale: float) -> str:
+        """In one line what is wrong with the ``steps`` and the CFG scale of a clip, "" where nothing is."""
+        wrong = [f"{given:g} {word}" for given, word, fits in (
+            (steps, "steps", self.fewest <= steps <= self.most), (cfg_scale, "as CFG scale", cfg_scale <= self.cfg))
+            if not fits]
+        wanted = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        return "" if not wrong else (
+            f"{name} was distilled to {wanted} step{'s' * (self.most > 1)} at CFG scale {self.cfg:g} or less, and the "
+            f"clip has {' and '.join(wrong)}: it will look burnt or blurred")
+
+
+@dataclass(frozen=True)
 class Kind:
     """One of the published modules, and what it wants of the model that it is put into."""
 
@@ -32,6 +56,8 @@ class Kind:
     """Makes the variances of the 1000 steps that it was trained on, float32."""
     norms_span_frames: bool = False
     """It was trained with a UNet whose residual blocks and output normalise the frames of a clip together."""
+    distilled: Distilled | None = None
+    """It was distilled to a few steps."""
 
     def alphas_cumprod(self) -> Tensor:
         """The noise table that it was trained on, (1000,), in float32 as the training had it."""
@@ -51,18 +77,24 @@ def _scaled_linear(end: float) -> Tensor:
 
 
 # Sources: ``configs/inference/inference-v1.yaml`` to v3 (use_inflated_groupnorm is false in v1's alone) and, on the
-# branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml``; HotShot-XL's ``fine_tune.py`` (the
+# branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml`` and its
+# page (4 to 8 steps, CFG scale 1 to 2); HotShot-XL's ``fine_tune.py`` (the
 # scheduler is SDXL's own) and ``hotshot_xl/models/resnet.py`` (norms of all frames).
 V1 = Kind("AnimateDiff v1", "SD 1.5", _linear, norms_span_frames=True)
 V2 = Kind("AnimateDiff v2", "SD 1.5", _linear)
 V3 = Kind("AnimateDiff v3", "SD 1.5", _linear)
-LCM = Kind("AnimateLCM", "SD 1.5", _linear)
+LCM = Kind("AnimateLCM", "SD 1.5", _linear, distilled=Distilled(4, 8, 2.0, "lcm"))
 SDXL = Kind("AnimateDiff-SDXL", "SDXL", partial(_scaled_linear, 0.020))
 HOTSHOT = Kind("HotShot-XL", "SDXL", partial(_scaled_linear, 0.012), norms_span_frames=True)
+LIGHTNING = {steps: Kind(f"AnimateDiff-Lightning {steps}-step", "SD 1.5", _linear,
+                         distilled=Distilled(steps, 3 if steps == 2 else steps, 1.0, "euler"))
+             for steps in (1, 2, 4, 8)}
+"""By the steps that they were distilled to, from v2 (Lin and Yang, arXiv 2403.12706; its model card: Euler, trailing
+timesteps of linear betas, CFG scale 1, and 3 steps with the one for 2)."""
 
 AUTO = "auto"
 """In place of the name of a kind: what the file tells."""
-ALIKE = (V1, V3, HOTSHOT, SDXL)
+ALIKE = (V1, V3, V2, *LIGHTNING.values(), HOTSHOT, SDXL)
 """Kinds that a file may leave in doubt."""
 
 
@@ -121,9 +153,10 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, layout)])
         self.proj_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int, strength: Tensor | None = None, attention_scale: float = 1.0) -> Tensor:
         """``x``: (sets x frames, channels, height, width). In its dtype and memory layout, computed in the dtype of the
-        weights."""
+        weights. ``strength``: (frames,), a factor on what is added to each frame; None is 1, without a multiplication.
+        ``attention_scale``: as of `TemporalAttention`."""
         dtype = self.norm.weight.dtype
         given = x.to(dtype)
         normed = depth_to_frames(self.norm(frames_to_depth(given, frames))) if self.norm_over_frames \
@@ -132,11 +165,14 @@ class TemporalTransformer(nn.Module):
         columns = clips.permute(0, 3, 4, 1, 2).flatten(0, 2)
         columns = self.proj_in(columns)
         for block in self.transformer_blocks:
-            columns = block(columns)
+            columns = block(columns, attention_scale)
         sets, height, width = len(clips), *x.shape[2:]
         out = self.proj_out(columns).unflatten(0, (sets, height, width)).permute(0, 3, 4, 1, 2)
+        added = out.to(x.dtype)
+        if strength is not None:
+            added = added * strength.to(x.dtype).view(-1, 1, 1, 1)
         # x first: a sum has the memory layout of its first operand
-        moved: Tensor = x.unflatten(0, (sets, frames)) + out.to(x.dtype)
+        moved: Tensor = x.unflatten(0, (sets, frames)) + added
         return moved.flatten(0, 1)
 
 
@@ -150,10 +186,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.ff_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_scale: float = 1.0) -> Tensor:
         """``x``: (columns, frames, channels), a column for every pixel of a clip."""
         for norm, attention in zip(self.norms, self.attention_blocks):
-            x = attention(norm(x).to(x.dtype)) + x
+            x = attention(norm(x).to(x.dtype), attention_scale) + x
         return self.ff(self.ff_norm(x).to(x.dtype)) + x  # type: ignore[no-any-return]
 
 
@@ -167,15 +203,18 @@ class TemporalAttention(nn.Module):
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x``: (columns, frames, channels).
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """``x``: (columns, frames, channels). ``scale``: a factor on the keys, so on the logits; 0 is the mean of all
+        frames, more than 1 sharpens which of them a frame looks at.
 
         Fused kernels want four dimensions: (columns, heads, frames, channels of a head).
         """
+        width = x.shape[-1] // self.heads
+        factor = None if scale == 1 else scale / math.sqrt(width)
         x = x + self.pos_encoder.pe[:, :x.shape[1]]
         projected = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                      for layer in (self.to_q, self.to_k, self.to_v))
-        seen = [functional.scaled_dot_product_attention(*part) for part in
+        seen = [functional.scaled_dot_product_attention(q, k, v, scale=factor) for q, k, v in
                 zip(*(columns.split(ATTENTION_COLUMNS) for columns in projected))]
         joined = seen[0] if len(seen) == 1 else torch.cat(seen)
         return self.to_out[0](joined.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

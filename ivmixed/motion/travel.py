@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..untrusted import Refusal
 from .windows import on_device
 
 ARC_LIMIT = 0.9995
@@ -26,7 +27,7 @@ _DIGITS = 9
 """Of a frame's number, at most: no clip has as many."""
 
 
-class TravelError(ValueError):
+class TravelError(Refusal):
     """A prompt is no proper prompt travel. The message names the line."""
 
     def __init__(self, number: int, line: str, problem: str):

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-LOOPS = ("N", "R-P", "R+P", "A")
-"""How much the clip's end is joined to its start. N: no window reaches over the end. R-P, R+P: windows may reach over
-it (R+P: prompt travel closes too). A: as many windows as a closed loop needs, and prompt travel closes."""
+from ..controls import FUSES, LOOPS
 
 
 def uniform_windows(
@@ -94,40 +92,63 @@ def evaluate_in_windows(
     windows: Sequence[Sequence[int]],
     frames: int,
     fuse: str = "mean",
+    overlap: int | None = None,
 ) -> Tensor:
     """What ``evaluate`` gives for all rows of ``x``, asked window by window. The device is never waited for.
 
     ``x``: (sets x frames, ...). ``evaluate(rows, length)``: rows of ``x`` to evaluate (int64, on its device, set after
-    set) and how many frames each set has of them; returns a row for each. ``fuse``: a frame in several windows is their
-    "mean", taken in float32 at least, or that of the "last" window, as AnimateDiff's WebUI extension has it.
+    set) and how many frames each set has of them; returns a row for each. ``fuse``: one of `FUSES`; a frame in several
+    windows is that of the "last", as AnimateDiff's WebUI extension has it, or their mean with the weights of
+    `window_weights`, taken in float32 at least. ``overlap``: frames that neighbouring windows share, for these.
     Returns rows as of ``x``, in the dtype that ``evaluate`` gives. Raises ValueError: rows or windows do not fit.
     """
     sets, rest = divmod(x.shape[0], frames)
     if rest or not sets:
         raise ValueError(f"{x.shape[0]} rows are no whole number of clips of {frames} frames")
-    times = [0] * frames
-    for frame in (frame for window in windows for frame in window):
-        times[frame] += 1
-    if not all(times):
-        raise ValueError(f"frame {times.index(0)} of {frames} is in no window")
-    if fuse not in ("mean", "last"):
-        raise ValueError(f'fuse = {fuse!r} is neither "mean" nor "last"')
+    if fuse not in FUSES:
+        raise ValueError(f"fuse = {fuse!r} is not one of {', '.join(FUSES)}")
+    weights = [window_weights(fuse, len(window), overlap) for window in windows]
+    sums = [0] * frames
+    for window, own in zip(windows, weights):
+        for frame, weight in zip(window, own):
+            sums[frame] += weight
+    if not all(sums):
+        raise ValueError(f"frame {sums.index(0)} of {frames} is in no window")
     total: Tensor | None = None
-    for window in windows:
+    for window, own in zip(windows, weights):
         rows = on_device([frame + frames * number for number in range(sets) for frame in window], x.device)
         part = evaluate(rows, len(window))
         if total is None:
-            dtype = torch.promote_types(part.dtype, torch.float32) if fuse == "mean" else part.dtype
+            dtype = part.dtype if fuse == "last" else torch.promote_types(part.dtype, torch.float32)
+            given = part.dtype
             total = part.new_zeros((x.shape[0], *part.shape[1:]), dtype=dtype)
-        if fuse == "mean":
-            total.index_put_((rows,), part.to(total.dtype), accumulate=True)  # in a fixed order, unlike index_add_
-        else:
+        if fuse == "last":
             total = _overwritten(total, part, window, frames)
+            continue
+        part = part.to(total.dtype)
+        if fuse != "mean":
+            part = part * on_device(own * sets, x.device, total.dtype).view(-1, *[1] * (part.ndim - 1))
+        total.index_put_((rows,), part, accumulate=True)  # in a fixed order, unlike index_add_
     assert total is not None
     if fuse == "last":
         return total
-    counts = on_device(times * sets, x.device).view(-1, *[1] * (total.ndim - 1))
-    return (total / counts).to(part.dtype)
+    return (total / on_device(sums * sets, x.device).view(-1, *[1] * (total.ndim - 1))).to(given)
+
+
+def window_weights(fuse: str, length: int, overlap: int | None = None) -> list[int]:
+    """How much each frame of a window counts where windows are fused; of a frame's windows the weights are divided by
+    their sum, so that they sum to one.
+
+    ``fuse``: "mean" all alike; "pyramid" from 1 at the ends to the middle, as FreeNoise fuses (arXiv 2310.15169,
+    section 3); "linear" up and down over the ``overlap`` frames that neighbouring windows share (a quarter of the
+    length where not given), alike between.
+    """
+    if fuse == "pyramid":
+        return [min(place + 1, length - place) for place in range(length)]
+    if fuse == "linear":
+        ramp = (length // 4 if overlap is None else overlap) + 1
+        return [min(place + 1, length - place, ramp) for place in range(length)]
+    return [1] * length
 
 
 def _overwritten(total: Tensor, part: Tensor, window: Sequence[int], frames: int) -> Tensor:

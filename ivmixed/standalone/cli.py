@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_settings(parser: Any) -> None:
     """The flags of all that makes a clip: settings, the sampler's options and presets."""
-    groups = {name: parser.add_argument_group(name) for name in ("models", "clip", "image model", "sampler")}
+    groups = {name: parser.add_argument_group(name) for name in ("models", "clip", "motion", "image model", "sampler")}
     for option in (*SETTINGS, *Options.declared()):
         _add_flag(groups[option.group or "sampler"], option)
     groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
@@ -167,7 +167,7 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if args.plan:
         from .txt2vid import plan
 
-        _print_plan(plan(settings), args.json)
+        _print_plan(plan(settings), settings.free_init, args.json)
         return 0
     if args.out is None:
         raise UsageError("--out is missing: name the file to write, such as clip.mp4")
@@ -202,7 +202,7 @@ def _txt2vid(args: argparse.Namespace) -> int:
         clips.append(txt2vid.generate(wanted, args.device, pipe=pipe, progress=not args.quiet))
         code |= save(file, clips[-1].frames, clips[-1].fps, clips[-1].settings)
     if args.compare:
-        captions = [f"{name}: {clip.plan.evaluations} evaluations" for name, clip in zip(names, clips)]
+        captions = [f"{name}: {clip.evaluations} evaluations" for name, clip in zip(names, clips)]
         both = media.side_by_side([clip.frames for clip in clips], captions)
         code |= save(files[2], both, clips[0].fps, clips[0].settings)
     _report(dict(zip(names, clips)), args.written, txt2vid.noises(settings), args.json)
@@ -223,17 +223,21 @@ def _hint(settings: Settings) -> None:
               f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
+def _print_plan(plan: Plan, passes: int, as_json: bool) -> None:
+    """``passes``: how many times it is run."""
     if as_json:
-        print(json.dumps({"evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
+        print(json.dumps({"evaluations": passes * plan.evaluations, "video": passes * plan.count("video"),
+                          "image": passes * plan.count("image"), "passes": passes,
                           "active_steps": plan.active_steps, "finishing_steps": plan.finishing_steps,
                           **plan.to_dict()}))
         return
     print(plan.describe())
     if not plan.moves:
         return
-    print(f"about {plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "
-          f"{times_plain(plan):.2f} times its arithmetic")
+    if passes > 1:
+        print(f"{passes} passes of these (FreeInit): {passes * plan.evaluations} evaluations")
+    print(f"about {passes * plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "
+          f"{passes * times_plain(plan):.2f} times its arithmetic")
     print(f"{'step':>4}  {'move':8}  {'model':5}  {'sigma':>17}  guidance")
     for move in plan.moves:
         guidance = "CFG scale" if move.guidance is None else f"{move.guidance:+.2f}"
@@ -252,7 +256,7 @@ def _report(clips: Mapping[str, Clip], written: Sequence[Path], taken: Mapping[s
             measures["sharpness"] = pixels.sharpness(clip.frames)
         if large and len(clip.frames) > 1:
             measures |= {"flicker": pixels.flicker(clip.frames), "motion": pixels.motion(clip.frames)}
-        rows[name] = {"evaluations": clip.plan.evaluations, "seconds": round(clip.seconds, 2), **measures}
+        rows[name] = {"evaluations": clip.evaluations, "seconds": round(clip.seconds, 2), **measures}
     if as_json:
         first = next(iter(clips.values()))
         print(json.dumps({"files": [str(path) for path in written], "plan": first.plan.describe(), "clips": rows,

@@ -19,6 +19,7 @@ from ..features import DeepFeatures
 from ..plan import Move, Plan
 from ..predictions import Predictions
 from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
+from .motion import ClipMotion
 from .videocrafter import VideoCrafterUNet
 
 
@@ -72,18 +73,21 @@ class Denoiser:
 
     ``unet``: UNetMotionModel, UNet3DConditionModel or UNet2DConditionModel. ``schedule``: the noise table that it was
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (clips, tokens, width), the encoded
-    prompts. ``chunk``: at most so many frames at once (image models only). ``told``: what the network is told besides,
-    as arguments of its ``forward``.
+    prompts; with ``travels``, of one clip, (frames, tokens, width), one for each frame. ``chunk``: at most so many
+    frames at once (image models only). ``told``: what the network is told besides, as arguments of its ``forward``.
+    ``motion``: windows and strength of a UNetMotionModel's motion; without it all frames are seen at once.
 
     Before every evaluation it is told by `expect` which move it is for. Where that is one whose prediction serves again
     (`ivmixed.predictions`), only what guidance 1 or 0 has left out before costs a network call.
     """
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
-                 chunk: int | None = None, told: Mapping[str, Any] | None = None):
+                 chunk: int | None = None, told: Mapping[str, Any] | None = None, *, travels: bool = False,
+                 motion: ClipMotion | None = None):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.told = dict(told or {})
         self.uncond, self.cond = uncond, cond
+        self.travels, self.motion = travels, motion
         self._level = schedule.sigma_max
         self._features: DeepFeatures | None = None
         self._around_network: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -101,6 +105,8 @@ class Denoiser:
         if not move.evaluates:
             return
         self._level = move.sigma
+        if self.motion is not None:
+            self.motion.expect(move, plan)
         self._around_network = nullcontext
         if plan.reuses("features"):
             self._features = self._features or DeepFeatures(deep_layers(self.unet))
@@ -137,22 +143,31 @@ class Denoiser:
         contexts = [getattr(self, name) for name in names]
         with self._around_network():
             if isinstance(self.unet, UNet2DConditionModel):
-                parts = [self._image(part, contexts) for part in torch.split(clips, self.chunk or len(x))]
+                size = self.chunk or len(x)
+                parts = [self._image(clips, contexts, slice(start, start + size)) for start in range(0, len(x), size)]
                 outputs = [torch.cat(whole) for whole in zip(*parts)]
             else:
                 outputs = self._video(clips, contexts)
         for name, out in zip(names, outputs):
             self._predictions.keep(name, out.float().view_as(x))
 
-    def _image(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
-        """``clips``: (frames, clips, channels, height, width), and as many for each of the contexts."""
+    def _image(self, clips: Tensor, contexts: list[Tensor], part: slice) -> list[Tensor]:
+        """``clips``: (frames, clips, channels, height, width); ``part`` of their frames, for each of the contexts."""
+        clips = clips[part]
         rows = clips.flatten(0, 1).repeat(len(contexts), 1, 1, 1)
-        context = torch.cat([context.repeat(len(clips), 1, 1) for context in contexts])
+        context = torch.cat([context[part] if self.travels else context.repeat(len(clips), 1, 1)
+                             for context in contexts])
         return [out.unflatten(0, clips.shape[:2]) for out in self._network(rows, context).chunk(len(contexts))]
 
     def _video(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+        def call(rows: Tensor | slice) -> list[Tensor]:
+            return self._clip(clips[rows], [context[rows] if self.travels else context for context in contexts])
+        return call(slice(None)) if self.motion is None else self.motion.in_windows(clips, call)
+
+    def _clip(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         context = torch.cat(contexts)
-        if isinstance(self.unet, UNetMotionModel):  # wants the prompt once a frame; UNet3DConditionModel once a clip
+        # UNetMotionModel wants the prompt once a frame, UNet3DConditionModel once a clip
+        if isinstance(self.unet, UNetMotionModel) and not self.travels:
             context = context.repeat_interleave(len(clips), 0)
         rows = clips.movedim(0, 2).repeat(len(contexts), 1, 1, 1, 1)
         return [out.movedim(2, 0).contiguous() for out in self._network(rows, context).chunk(len(contexts))]

@@ -26,7 +26,7 @@ from typing import Any
 import diffusers  # its names load when they are first used, so `check` stays quick
 import torch
 
-from ..motion.loading import as_animatediff, to_diffusers, widths
+from ..motion.loading import Found, as_animatediff, to_diffusers, widths
 from ..motion.loading import read as read_module
 from ..untrusted import Refusal, shown
 from ..weights import files, lora
@@ -121,7 +121,7 @@ def most_frames(checkpoint: Source, motion_module: Source | None = None) -> int 
     VideoCrafter2 has no positions: see `videocrafter.check_frames`."""
     if motion_module is not None:
         if not os.path.isdir(motion_module):
-            return read_module(motion_module, "meta").layout.positions
+            return _motion_found(os.path.abspath(motion_module), os.stat(motion_module).st_mtime_ns).layout.positions
         config = folders.read_object(Path(motion_module, "config.json"))
         return assemble.whole(config, "motion_max_seq_length", 32)
     folder = _folder("checkpoint", checkpoint) if os.path.isdir(checkpoint) else None
@@ -130,6 +130,22 @@ def most_frames(checkpoint: Source, motion_module: Source | None = None) -> int 
     own = folder.classes()["unet"] == "UNetMotionModel"
     config = folder.config("unet") if own else folder.config("motion_adapter")
     return assemble.whole(config, "motion_max_seq_length", 32)
+
+
+def motion_found(motion_module: Source | None) -> Found | None:
+    """What a motion module is, a file or folder; None where there is none, or no proper one, which `check` refuses."""
+    try:
+        if motion_module is None:
+            return None
+        return _motion_found(os.path.abspath(motion_module), os.stat(motion_module).st_mtime_ns)
+    except (files.FileError, OSError):
+        return None
+
+
+@lru_cache(maxsize=8)
+def _motion_found(path: str, changed: int) -> Found:
+    """``changed``: when the file was, so that it is read anew after that."""
+    return read_module(path, "meta")
 
 
 def is_videocrafter(checkpoint: Source) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..clips.media import write_clip
+from ..controls import MOST_FRAMES, MotionControls, check_reuse
 from ..kinds import Pair
+from ..motion import Travel, sample_again
+from ..motion.noise import order_of
 from ..options import ConflictError, OptionError, Options
 from ..plan import Move, Plan, image_latent, make_plan
 from ..released import RELEASED, released_plan
@@ -24,6 +28,8 @@ from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter
 from .denoiser import Denoiser, image_view, noise_table
+from .motion import ClipMotion
+from .motion import check as check_motion
 from .settings import PREDICTIONS, STRENGTH
 
 StepCallback = Callable[["IVMixedPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
@@ -41,8 +47,15 @@ class Clip:
     seconds: float
     """Time of the sampling and of the decoding."""
     fps: float = 8.0
+    passes: int = 1
+    """How many times the plan was run (FreeInit)."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Whatever shall travel with the file; `ivmixed.standalone.generate` puts all its settings here."""
+
+    @property
+    def evaluations(self) -> int:
+        """Guided network calls of all passes."""
+        return self.passes * self.plan.evaluations
 
     def save(self, path: str | Path) -> list[Path]:
         """Writes the clip in the format of the name's extension (see `media.write_clip`); returns the files."""
@@ -105,12 +118,13 @@ class IVMixedPipeline:
         *,
         cfg_scale: float = 7.5,
         solver: str | None = None,
+        spacing: str | None = None,
         loop: str = "",
         strength: float | None = None,
     ) -> Plan:
         """The moves of a run, without running it; see `plan_of`."""
         return plan_of(self.video_table, self.image_table, steps, options or Options(), cfg_scale=cfg_scale,
-                       solver=solver, loop=loop, strength=strength,
+                       solver=solver, spacing=spacing, loop=loop, strength=strength,
                        vae_scale=(self.image or self.video).vae_scale_factor)
 
     @torch.no_grad()
@@ -127,6 +141,8 @@ class IVMixedPipeline:
         seed: int = 0,
         options: Options | None = None,
         solver: str | None = None,
+        spacing: str | None = None,
+        motion: MotionControls | None = None,
         loop: str = "",
         plan: Plan | None = None,
         image_chunk: int | None = None,
@@ -142,17 +158,22 @@ class IVMixedPipeline:
         """Makes one clip.
 
         ``width``, ``height``: pixels, multiples of 8 (or of what the VAE asks); the model's own size where not given.
-        ``prompt`` and its like may have weights, as in "(red:1.3)", and any length, see `ivmixed.standalone.prompts`.
+        ``prompt`` and its like may have weights, as in "(red:1.3)", and any length, see `ivmixed.standalone.prompts`;
+        with AnimateDiff ``prompt`` may travel, see `ivmixed.motion.travel`.
+        ``motion``: motion strength, context windows for clips that are longer than the module's context, the noise
+        that the clip begins with, and FreeInit; the image model then takes as many frames at once as the context has.
         ``seed``: the same on every device, the noise is drawn on the CPU. ``options``: the sampler's; ``solver``: how
         the ordinary step is taken, one of `ivmixed.plan.SOLVERS` ("euler", or that of the loop, where not given);
+        ``spacing``: where the timesteps lie, see `plan_of`;
         ``loop``: one of the authors' released loops instead of the sampler's own moves; ``plan``: your own moves
         instead of both. ``image_chunk``: frames that the image model takes at once (all where not given).
         ``fps``: frames a second that VideoCrafter2 is told (28 where not given). ``playback_fps``: at which the clip is
         shown; where it is not given ``fps``, unless that is told to the model, and else 8.
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
-        a seed's. ``init``: frames to begin with, (frames, height, width, 3), RGB, instead of noise alone; ``strength``:
-        how much of their noise levels is run through, from 0, which gives them through the VAE, to 1. ``mask``:
-        (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays, through the VAE.
+        a seed's, and in its own order. ``init``: frames to begin with, (frames, height, width, 3), RGB, instead of
+        noise alone; ``strength``: how much of their noise levels is run through, from 0, which gives them through the
+        VAE, to 1. ``mask``: (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays,
+        through the VAE.
 
         ``callback_on_step_end(pipe, step, timestep, {"latents": latents})`` comes after every outer step, as in
         diffusers, with the variance-preserving latents (frames, channels, height, width); what it returns under
@@ -163,15 +184,21 @@ class IVMixedPipeline:
         """
         own_width, own_height = self.size
         width, height = width or own_width, height or own_height
-        self.check(frames, width, height)
+        motion = motion or MotionControls()
+        self.check(frames, width, height, motion)
         for name, given, shape in (("init", init, (frames, height, width, 3)), ("mask", mask, (frames, height, width))):
             if given is not None and given.shape != shape:
                 raise OptionError(name, given.shape, f"an array of shape {shape}")
         options = options or Options()
         if mask is not None and (init is None or options.image_size is not None):
             _refuse_mask(options)
-        check_prompts(prompt, negative_prompt, options)
-        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, loop=loop,
+        if init is not None and motion.free_init > 1:
+            raise ConflictError("free_init", motion.free_init, "init", because="its passes begin with noise alone",
+                                remedy="take 1")
+        travel = check_prompts(prompt, negative_prompt, options, frames, self.is_animatediff)
+        if self.is_animatediff:
+            check_reuse(options, frames, motion.context)
+        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, spacing=spacing, loop=loop,
                                  strength=None if init is None else strength)
         begun = time.perf_counter()
         unet = self.video.unet
@@ -179,7 +206,7 @@ class IVMixedPipeline:
         if latents is None:
             latents = torch.randn(frames, unet.config.in_channels, height // scale, width // scale,
                                   generator=torch.Generator().manual_seed(seed))
-        image_words = options.image_prompt or prompt, options.image_negative_prompt or negative_prompt
+            latents = latents[order_of(motion, frames, seed)]
         start = None if init is None else self.encode(init).to(device)
         if start is not None and not plan.moves:
             try:
@@ -188,7 +215,10 @@ class IVMixedPipeline:
                 self.video.maybe_free_model_hooks()
             return Clip(pixels.cpu().numpy(), start.cpu(), plan, time.perf_counter() - begun, self._playback(
                 fps, playback_fps))
-        video, image = self._denoisers((prompt, negative_prompt), image_words, device, image_chunk)
+        acting = ClipMotion(motion, frames) if self.is_animatediff else None
+        if acting is not None and frames > motion.context:
+            image_chunk = image_chunk or motion.context
+        video, image = self._denoisers(prompt, negative_prompt, options, travel, acting, device, image_chunk)
         table = self.video_table
         if loop:  # the released loops give both models the same timestep, and know no input scale
             table = video.schedule = image.schedule = self.video_table.unscaled
@@ -208,63 +238,86 @@ class IVMixedPipeline:
 
         last = plan.moves[-1].sigma_to
         sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last], dtype=torch.float64)
-        x = latents.to(device, torch.float32)
-        if start is None:
-            x = x * table.input_norm(float(sigmas[0]))
-        else:
-            x = start + x * float(sigmas[0])
-            if mask is not None:
-                video.kept = image.kept = start, self._kept(mask).to(device)
+        latents = latents.to(device, torch.float32)
+        if start is not None and mask is not None:
+            video.kept = image.kept = start, self._kept(mask).to(device)
         generator = torch.Generator().manual_seed(seed + 1)
 
         def noise(*levels: float) -> Tensor:
-            drawn = torch.randn(x.shape, generator=generator, pin_memory=device.type == "cuda")
+            drawn = torch.randn(latents.shape, generator=generator, pin_memory=device.type == "cuda")
             return drawn.to(device, non_blocking=True)
 
-        try:
+        def sample(begin: Tensor) -> Tensor:
+            first = float(sigmas[0])
             x = sample_iv_mixed(
-                video, x, sigmas, {"cond_scale": cfg_scale}, image_model=image, plan=plan, on_move=on_move,
-                on_step_end=on_step_end, disable=not progress,
+                video, begin * table.input_norm(first) if start is None else start + begin * first, sigmas,
+                {"cond_scale": cfg_scale},
+                image_model=image, plan=plan, on_move=on_move, on_step_end=on_step_end, disable=not progress,
                 noise_sampler=noise,
             )
-            x = x / table.input_norm(last)
+            return x / table.input_norm(last)
+
+        try:
+            with nullcontext() if acting is None else acting.acting_in(self.video.unet):
+                x = sample_again(sample, latents, motion.free_init, abar=table.abars[-1],
+                                 fresh=lambda: noise()[order_of(motion, frames, seed)],
+                                 filter=motion.free_init_filter)
             pixels = self.decode(x)
         finally:
             for pipeline in filter(None, (self.video, self.image)):
                 pipeline.maybe_free_model_hooks()
-        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun, self._playback(fps, playback_fps))
+        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun,
+                    self._playback(fps, playback_fps), motion.free_init)
 
     def _playback(self, fps: float | None, playback_fps: float | None) -> float:
         return playback_fps or (None if self.takes_fps else fps) or Clip.fps
 
-    def check(self, frames: int, width: int, height: int) -> None:
-        """Raises OptionError where the video model cannot make a clip of this many frames or this size (pixels)."""
-        longest = getattr(self.video.unet.config, "motion_max_seq_length", None) or math.inf
+    @property
+    def is_animatediff(self) -> bool:
+        """Whether the video model has AnimateDiff's motion modules."""
+        return isinstance(self.video.unet, UNetMotionModel)
+
+    def check(self, frames: int, width: int, height: int, motion: MotionControls | None = None) -> None:
+        """Raises OptionError where the video model cannot make a clip of this many frames or this size (pixels), or not
+        with this ``motion``."""
+        longest = self.video.unet.config.motion_max_seq_length or math.inf if self.is_animatediff else None
         if self.takes_fps:
             videocrafter.check_frames(frames)
-        if not 1 <= frames <= longest:
-            raise OptionError("frames", frames, f"a whole number from 1 to {longest:g} with this motion module")
+        if not 1 <= frames <= MOST_FRAMES:
+            raise OptionError("frames", frames, f"a whole number from 1 to {MOST_FRAMES}")
+        check_motion(motion or MotionControls(), frames, longest)
         multiple = self.video.vae_scale_factor
         for name, side in (("width", width), ("height", height)):
             if side < multiple or side % multiple:
                 raise OptionError(name, side, f"a multiple of {multiple} pixels")
 
-    def _denoisers(self, words: tuple[str, str], image_words: tuple[str, str], device: torch.device,
-                   chunk: int | None) -> tuple[Denoiser, Denoiser]:
-        """``words``, ``image_words``: prompt and negative prompt of the video and of the image model."""
-        def encode(pipeline: DiffusionPipeline, texts: tuple[str, str]) -> tuple[Tensor, Tensor]:
-            cond, uncond = prompts.encode(pipeline, texts, device)
-            return uncond, cond
+    def _denoisers(self, prompt: str, negative_prompt: str, options: Options, travel: Travel | None,
+                   motion: ClipMotion | None, device: torch.device, chunk: int | None) -> tuple[Denoiser, Denoiser]:
+        """``travel``: how the ``prompt`` changes along the clip, where it does."""
+        def encode(pipeline: DiffusionPipeline, text: str, negative: str,
+                   travel: Travel | None) -> tuple[Tensor, Tensor]:
+            *conds, uncond = prompts.encode(pipeline, [*(travel.prompts if travel else [text]), negative], device)
+            if travel is None or motion is None:
+                return uncond, conds[0]
+            cond = travel.blend(torch.cat(conds), motion.frames, motion.controls.closes(motion.frames))
+            return uncond.expand(motion.frames, -1, -1), cond
 
-        video = Denoiser(self.video.unet, self.video_table, _prediction(self.video), *encode(self.video, words))
-        encoded = encode(self.image or self.video, image_words)
+        video = Denoiser(self.video.unet, self.video_table, _prediction(self.video),
+                         *encode(self.video, prompt, negative_prompt, travel),
+                         travels=travel is not None, motion=motion)
+        if options.image_prompt:
+            travel = None
+        encoded = encode(self.image or self.video, options.image_prompt or prompt,
+                         options.image_negative_prompt or negative_prompt, travel)
+        travels = travel is not None
         if self.image is not None:
-            return video, Denoiser(self.image.unet, self.image_table, _prediction(self.image), *encoded, chunk)
+            return video, Denoiser(self.image.unet, self.image_table, _prediction(self.image), *encoded, chunk,
+                                   travels=travels)
         hook = getattr(self.video.unet, "_hf_hook", None)
         if hook is not None:  # offloaded layers come to the device when the video model is called, but not for the view
             hook.pre_forward(self.video.unet)
         return video, Denoiser(image_view(self.video.unet), self.image_table, _prediction(self.video), *encoded,
-                               chunk)
+                               chunk, travels=travels)
 
     @torch.no_grad()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -296,9 +349,9 @@ class IVMixedPipeline:
         """
         vae = self.video.vae
         scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
-        parts = [vae.decode(part).sample.float() for part in scaled.split(4)]
-        pixels = (torch.cat(parts).clamp(-1, 1) + 1) * 127.5
-        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        parts = [((vae.decode(part).sample.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+                 for part in scaled.split(4)]
+        return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
 
 
 def _refuse_mask(options: Options) -> None:
@@ -308,11 +361,19 @@ def _refuse_mask(options: Options) -> None:
     raise ConflictError("mask", "given", "no init", because="it says where that is made anew", remedy="give init too")
 
 
-def check_prompts(prompt: str, negative_prompt: str, options: Options) -> None:
-    """Raises OptionError for a prompt that asks for what is not here, see `prompts.check`."""
-    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
+def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: int, may_travel: bool) -> Travel | None:
+    """How the prompt of a clip of ``frames`` frames travels, where it does.
+
+    ``may_travel``: the video model is AnimateDiff. Raises OptionError for a prompt that asks for what is not here, see
+    `prompts.check`, TravelError for one that is no proper prompt travel.
+    """
+    travel = Travel.parse(prompt, frames) if may_travel else None
+    for text in travel.prompts if travel else [prompt]:
+        prompts.check("prompt", text)
+    for name, text in (("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
                        ("image_negative_prompt", options.image_negative_prompt)):
         prompts.check(name, text)
+    return travel
 
 
 def _prediction(pipeline: DiffusionPipeline) -> str:
@@ -332,6 +393,7 @@ def plan_of(
     *,
     cfg_scale: float = 7.5,
     solver: str | None = None,
+    spacing: str | None = None,
     loop: str = "",
     strength: float | None = None,
     vae_scale: int = 8,
@@ -339,11 +401,11 @@ def plan_of(
     """The moves of a run from the noise tables of the two models alone.
 
     The outer steps begin at the video model's last timestep and end at its first, evenly spaced, and then at noise 0:
-    the WebUI's schedule "Automatic"; of the solver lcm they end one step before the first timestep, as distilled models
-    were trained. With a ``loop`` the moves are those of the authors' released code, in which both
-    models share the video model's table. ``vae_scale``: pixels a latent pixel. ``strength``: of a clip that begins with
-    frames: the last of the steps, as many as the WebUIs take in img2img (``setup_img2img_steps`` in their
-    ``modules/sd_samplers_common.py``: the share of the steps, and one), none for 0.
+    the WebUI's schedule "Automatic"; with the ``spacing`` "trailing", which is that of the solver lcm where not given,
+    they end one step before the first timestep, as distilled models were trained. With a ``loop`` the moves are those
+    of the authors' released code, in which both models share the video model's table. ``vae_scale``: pixels a latent
+    pixel. ``strength``: of a clip that begins with frames: the last of the steps, as many as the WebUIs take in img2img
+    (``setup_img2img_steps`` in their ``modules/sd_samplers_common.py``: the share of the steps, and one), none for 0.
 
     Raises OptionError for an unknown loop, ConflictError where a released loop cannot do what an option asks.
     """
@@ -354,7 +416,8 @@ def plan_of(
         return Plan(options.form, 0, ())
     if not loop:
         last = len(video_table) - 1
-        parts = steps if solver == "lcm" else max(steps - 1, 1)
+        spacing = spacing or ("trailing" if solver == "lcm" else "linspace")
+        parts = steps if spacing == "trailing" else max(steps - 1, 1)
         levels = [video_table.timestep_to_sigma(last * (1 - k / parts)) for k in range(steps)]
         if strength is not None:
             levels = levels[-(int(min(strength, 0.999) * steps) + 1):]
@@ -363,6 +426,9 @@ def plan_of(
     video_table = video_table.unscaled
     if loop not in RELEASED:
         raise OptionError("loop", loop, "one of " + ", ".join(RELEASED) + ", or nothing for the sampler's own moves")
+    if spacing is not None:
+        raise ConflictError("spacing", spacing, "loop", loop, because="a released loop has its own timesteps",
+                            remedy="leave one of the two out")
     for name, value in options.changed().items():
         if name not in _KNOWN_TO_LOOPS:
             raise ConflictError(name, value, "loop", loop, because="a released loop has its own moves",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..controls import MOST_FRAMES, MotionControls
 from ..kinds import Choice, Dimensions, Kind, Loras, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
-from ..options import Options, OptionSet, declare
-from ..plan import SOLVERS
+from ..options import Options, declare
+from ..plan import SOLVERS, SPACINGS
 from ..presets import PRESETS
 from ..released import RELEASED
 from . import box
@@ -78,7 +79,7 @@ _FILE = File()
 
 
 @dataclass(frozen=True)
-class Settings(OptionSet):
+class Settings(MotionControls):
     """One checked set of settings. Raises OptionError, which names the field, the value and what is allowed.
 
     None stands for what the model itself suggests. Paths are kept absolute.
@@ -92,7 +93,8 @@ class Settings(OptionSet):
              f'ModelScope-T2V; "{BOX}" is the bundled model')
     motion_module: str | None = declare(
         _FILE, None, group="models",
-        help="AnimateDiff motion module for SD 1.5: v1, v2, v3 file or MotionAdapter folder")
+        help="AnimateDiff motion module for SD 1.5: v1, v2, v3, Lightning or AnimateLCM, as a file or MotionAdapter "
+             "folder")
     image_checkpoint: str | None = declare(
         _FILE, None, group="models", help="another checkpoint as the image model (the checkpoint itself if not given)")
     lora: tuple[tuple[str, float], ...] = declare(
@@ -119,7 +121,7 @@ class Settings(OptionSet):
     prompt: str = declare(Text(), "", group="clip", help="what the clip shows")
     negative_prompt: str = declare(Text(), "", group="clip", help="what it shall not show")
     frames: int | None = declare(
-        Whole(1, 1024), None, group="clip",
+        Whole(1, MOST_FRAMES), None, group="clip",
         help=f"number of frames (16, or {box.FRAMES} of the bundled model)")
     size: tuple[int, int] | None = declare(
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
@@ -140,10 +142,12 @@ class Settings(OptionSet):
     mask_video: str | None = declare(
         _FILE, None, group="clip",
         help="clip or picture, white where --init-video is made anew and black where it stays")
-    steps: int = declare(Whole(1, 1000), 25, group="clip", help="outer sampling steps")
+    steps: int | None = declare(
+        Whole(1, 1000), None, group="clip", help="outer sampling steps (25, or those of a distilled motion module)")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",
-        help=f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the bundled model)")
+        help=f"CFG scale of the ordinary steps (7.5, {box.CFG:g} of the bundled model, or 1 of a distilled motion "
+             "module)")
     seed: int | None = declare(
         Whole(0, 2**63 - 2, words="a whole number from 0 to 2^63 - 2"), None, group="clip",
         help="seed of the noise; one is drawn if not given")
@@ -151,7 +155,13 @@ class Settings(OptionSet):
     solver: str | None = declare(
         Choice(SOLVERS), None, group="sampler",
         help="how the ordinary step is taken: Euler (DDIM), DPM++ 2M, DPM++ 2M SDE, that of LCM and AnimateLCM, or "
-             "Euler ancestral, which is DDIM with eta 1 (euler, or what the released loop has)")
+             "Euler ancestral, which is DDIM with eta 1 (euler, or what the released loop or a distilled motion module "
+             "has)")
+    spacing: str | None = declare(
+        Choice(SPACINGS), None, group="sampler",
+        help="where the timesteps of the steps lie: linspace ends at the first timestep, trailing one step before it, "
+             "as distilled models were trained (trailing with the solver lcm and a distilled motion module, else "
+             "linspace)")
     loop: str = declare(
         Choice(("", *RELEASED)), "", group="image model",
         help="run one of the authors' released loops, move by move")

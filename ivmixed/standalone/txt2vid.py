@@ -14,12 +14,15 @@ from PIL import Image
 
 from ..clips.encode import Frames
 from ..clips.source import crop_and_resize, take
+from ..controls import check_reuse
+from ..motion.module import Distilled
 from ..options import ConflictError, OptionError
 from ..plan import Plan
 from ..schedule import Schedule
 from ..untrusted import shown
 from ..weights.noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from . import box, loading, videocrafter
+from .motion import check as check_motion
 from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
 from .settings import BOX, STRENGTH, Settings
 
@@ -52,18 +55,36 @@ def complete(settings: Settings, device: torch.device) -> Settings:
     fps, playback = settings.fps or Clip.fps, settings.playback_fps
     if is_told_fps(settings):
         fps, playback = settings.fps or videocrafter.FPS, playback or Clip.fps
+    distilled = _distilled(settings)
+    solver, spacing = settings.solver, settings.spacing
+    if distilled and not settings.loop:
+        solver, spacing = solver or distilled.solver, spacing or "trailing"
     strength = STRENGTH if settings.init_video and settings.strength is None else settings.strength
     frames = settings.frames
     if frames is None:
-        frames = box.FRAMES if settings.checkpoint == BOX else 16
+        frames = _frames(settings)
         if settings.init_video is not None:
             frames = len(take(settings.init_video, None, playback or fps, most=frames, fit=_small).frames)
-    return replace(settings, precision=precision, seed=seed, frames=frames, cfg=_cfg(settings), fps=fps,
-                   playback_fps=playback, strength=strength)
+    return replace(settings, precision=precision, seed=seed, frames=frames, steps=_steps(settings), cfg=_cfg(settings),
+                   solver=solver, spacing=spacing, fps=fps, playback_fps=playback, strength=strength)
+
+
+def _distilled(settings: Settings) -> Distilled | None:
+    module = loading.motion_found(settings.motion_module)
+    return None if module is None else module.kind.distilled
+
+
+def _frames(settings: Settings) -> int:
+    return settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
+
+
+def _steps(settings: Settings) -> int:
+    distilled = _distilled(settings)
+    return settings.steps or (distilled.most if distilled else 25)
 
 
 def _cfg(settings: Settings) -> float:
-    suggested = box.CFG if settings.checkpoint == BOX else 7.5
+    suggested = box.CFG if settings.checkpoint == BOX else 1.0 if _distilled(settings) else 7.5
     return suggested if settings.cfg is None else settings.cfg
 
 
@@ -83,7 +104,6 @@ def check(settings: Settings) -> None:
     checkpoint = _checkpoint(settings)
     if not settings.prompt.strip():
         raise OptionError("prompt", settings.prompt, "a text that says what the clip shows", "is empty")
-    check_prompts(settings.prompt, settings.negative_prompt, settings.options)
     for name in ("image_prediction", "image_zero_snr"):
         if getattr(settings, name) is not None and settings.image_checkpoint is None:
             raise ConflictError(name, getattr(settings, name), "the checkpoint as the image model",
@@ -97,9 +117,11 @@ def check(settings: Settings) -> None:
     elif settings.fps and settings.playback_fps and settings.fps != settings.playback_fps:
         raise ConflictError("fps", settings.fps, "playback_fps", settings.playback_fps,
                             because="this model is not told the frames a second", remedy="give one of the two")
-    most = loading.most_frames(checkpoint, settings.motion_module)
-    if most is not None and settings.frames is not None and settings.frames > most:
-        raise OptionError("frames", settings.frames, f"a whole number from 1 to {most} with this motion module")
+    check_words(settings)
+    frames, most = _frames(settings), loading.most_frames(checkpoint, settings.motion_module)
+    check_motion(settings, frames, most)
+    if most is not None:
+        check_reuse(settings.options, frames, settings.context)
     scale = loading.vae_scale(checkpoint)
     if any(side % scale for side in settings.size or ()):
         raise OptionError("size", settings.size, f"sides that are multiples of {scale} pixels with this checkpoint")
@@ -130,14 +152,24 @@ def begins_with(settings: Settings) -> list[str]:
     return [take(video, settings.frames, playback(settings), fit=_small).said for video in _videos(settings)]
 
 
+def check_words(settings: Settings) -> None:
+    """Refuses prompts: OptionError, TravelError. The model files are those that `check` has passed."""
+    most = loading.most_frames(_checkpoint(settings), settings.motion_module)
+    check_prompts(settings.prompt, settings.negative_prompt, settings.options, _frames(settings), most is not None)
+
+
 def plan(settings: Settings) -> Plan:
     """The moves that a run with these settings makes, from the noise tables alone; no model is loaded."""
     video, image = noise_tables(settings)
     strength = None
     if settings.init_video is not None:
         strength = STRENGTH if settings.strength is None else settings.strength
-    return plan_of(video, image, settings.steps, settings.options, cfg_scale=_cfg(settings),
-                   solver=settings.solver, loop=settings.loop, strength=strength,
+    distilled = _distilled(settings)
+    solver, spacing = settings.solver, settings.spacing
+    if distilled and not settings.loop:
+        solver, spacing = solver or distilled.solver, spacing or "trailing"
+    return plan_of(video, image, _steps(settings), settings.options, cfg_scale=_cfg(settings), solver=solver,
+                   spacing=spacing, loop=settings.loop, strength=strength,
                    vae_scale=loading.vae_scale(_checkpoint(settings)))
 
 
@@ -160,10 +192,17 @@ def noises(settings: Settings) -> dict[str, Noise]:
 
 
 def said(settings: Settings) -> list[str]:
-    """A line for each model that is not what its kind is where files and settings say nothing, and who says so."""
-    found = noises(settings)
-    return [f"{name} model: {noise} (from {', '.join(noise.said)})" for name, noise in found.items()
-            if noise.said and (noise.said != IN_FOLDERS or noise.prediction != "epsilon" or noise.zero_snr)]
+    """A line for each model that is not what its kind is where files and settings say nothing, and who says so; what
+    the file of the motion module leaves open, and what in the settings does not fit it."""
+    found, lines = noises(settings), []
+    module = loading.motion_found(settings.motion_module)
+    if module and module.kind.distilled:
+        lines.append(module.kind.distilled.advice(module.kind.name, _steps(settings), _cfg(settings)))
+    if module and module.doubt:
+        lines.append(f"motion module {shown(settings.motion_module)} {module.doubt}")
+    lines += [f"{name} model: {noise} (from {', '.join(noise.said)})" for name, noise in found.items()
+              if noise.said and (noise.said != IN_FOLDERS or noise.prediction != "epsilon" or noise.zero_snr)]
+    return [line for line in lines if line]
 
 
 def noise_tables(settings: Settings) -> tuple[Schedule, Schedule]:
@@ -238,9 +277,10 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
                   for video in (settings.init_video, settings.mask_video))
     clip = pipe(
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
-        steps=settings.steps, cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
-        solver=settings.solver, loop=settings.loop, image_chunk=settings.image_chunk, fps=settings.fps,
-        playback_fps=settings.playback_fps, init=init, strength=settings.strength or 0.0,
+        steps=_steps(settings), cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
+        solver=settings.solver, spacing=settings.spacing, motion=settings, loop=settings.loop,
+        image_chunk=settings.image_chunk, fps=settings.fps, playback_fps=settings.playback_fps,
+        init=init, strength=settings.strength or 0.0,
         mask=None if mask is None else np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in mask]),
         callback_on_step_end=callback_on_step_end, progress=progress,
     )

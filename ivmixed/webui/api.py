@@ -75,7 +75,7 @@ def plan(body: Any = Depends(_body)) -> dict[str, Any]:  # noqa: B008  as FastAP
         made = preview.plan_of(asked.options, asked.steps, asked.scheduler, asked.denoising_strength, asked.sigmas,
                                asked.sampler, asked.video_table)
         timed = asked.frames if asked.video_table == preview.ANIMATEDIFF else None  # no other clip runs here
-        cost = preview.price(made, timed, asked.width, asked.height)
+        cost = preview.price(made, timed, asked.width, asked.height, asked.free_init)
     except OptionError as error:
         within = ["options"] * any(error.field == option.name for option in WebUIOptions.declared())
         raise _wrong([*within, error.field], str(error)) from None

@@ -69,6 +69,8 @@ class PlanRequest(OptionSet):
         Whole(1, 10_000), None, help="Of the clip; with width and height the time is estimated")
     width: int | None = declare(Whole(8, 8192), None, help="Of the clip, in pixels")
     height: int | None = declare(Whole(8, 8192), None, help="Of the clip, in pixels")
+    free_init: int = declare(
+        Whole(1, 5), 1, help="How many times the clip is sampled, by the option of built-in motion")
     video_table: str = declare(
         Choice(tuple(VIDEO_TABLES)), ANIMATEDIFF, help="The video model whose noise table the plan is made with")
     sigmas: tuple[float, ...] | None = declare(
@@ -176,17 +178,21 @@ def _table(video_table: str) -> _Table:
     return _Table(VIDEO_TABLES[video_table])
 
 
-def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None) -> dict[str, Any]:
-    """What a plan costs. ``seconds`` is None where the size is not given, or no clip was timed on this machine.
+def price(plan: Plan, frames: int | None = None, width: int | None = None, height: int | None = None,
+          passes: int = 1) -> dict[str, Any]:
+    """What a plan costs that is run ``passes`` times (FreeInit). ``seconds`` is None where the size is not given, or no
+    clip was timed on this machine.
 
     Raises OptionError where a clip of this size cannot be made so.
     """
     if width and height:
         plan.check_size(height // 8, width // 8)
+    times = times_plain(plan, (height // 8, width // 8) if width and height else None)
+    seconds = timing.estimate(plan, frames, width, height) if frames and width and height else None
     return {
-        "evaluations": plan.evaluations, "video": plan.count("video"), "image": plan.count("image"),
-        "times_plain": round(times_plain(plan, (height // 8, width // 8) if width and height else None), 2),
-        "seconds": timing.estimate(plan, frames, width, height) if frames and width and height else None,
+        "evaluations": passes * plan.evaluations, "video": passes * plan.count("video"),
+        "image": passes * plan.count("image"), "times_plain": round(passes * times, 2),
+        "seconds": None if seconds is None else passes * seconds,
     }
 
 

@@ -16,6 +16,7 @@ from modules import sd_samplers_common, shared
 from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
 from .. import ConflictError, OptionError, Plan, Schedule, make_plan, sample_iv_mixed
+from ..controls import check_reuse
 from ..patch import replaced
 from . import NAME, hosts, log, request, timing
 from .errors import RefusedError, refusing
@@ -148,12 +149,7 @@ class Sampler(KDiffusionSampler):
                                 remedy="leave it empty")
         checkpoints.chosen(options)
         conds.without_networks(options)
-        if frames > motion.context and options.reused == "features" and options.reuse_percent > 50:
-            raise ConflictError(
-                "reuse_percent", options.reuse_percent, "reused", options.reused,
-                because=f"the clip is longer than the context of {motion.context} frames, whose windows lie elsewhere "
-                        "in every step, so that a step's features serve that step alone",
-                remedy="take 50 or less, or reuse predictions")
+        check_reuse(options, frames, motion.context)
 
     def _note(self, said: str) -> None:
         """Notes in the infotext what a pass took, and what of the request had no effect on it."""

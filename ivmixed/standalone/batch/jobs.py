@@ -20,7 +20,6 @@ from ... import __version__
 from ...options import OptionError
 from ...untrusted import Refusal
 from .. import txt2vid
-from ..pipeline import check_prompts
 from ..settings import BOX, Settings
 from .rows import Row, RowsError, plain
 
@@ -105,14 +104,15 @@ def shard(jobs: Sequence[Job], part: str) -> list[Job]:
 
 def _checked(settings: Settings) -> int:
     """The evaluations of settings that can be run. What does not hang on the prompt is looked at once."""
-    check_prompts(settings.prompt, settings.negative_prompt, settings.options)
-    return _checked_without_prompt(replace(settings, prompt="x", negative_prompt="", seed=0))
+    evaluations = _checked_without_prompt(replace(settings, prompt="x", negative_prompt="", seed=0))
+    txt2vid.check_words(settings)
+    return evaluations
 
 
 @cache
 def _checked_without_prompt(settings: Settings) -> int:
     txt2vid.check(settings)
-    return txt2vid.plan(settings).evaluations
+    return settings.free_init * txt2vid.plan(settings).evaluations
 
 
 def _name(settings: Settings, identity: str) -> str:

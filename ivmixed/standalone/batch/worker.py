@@ -79,7 +79,7 @@ class ClipWorker:
         return txt2vid.generate(job.settings, self.device, pipe=self._pipe, progress=False)
 
     def _keep(self, job: Job, clip: Clip) -> Result:
-        facts = {"evaluations": clip.plan.evaluations, "seconds": round(clip.seconds, 3)}
+        facts = {"evaluations": clip.evaluations, "seconds": round(clip.seconds, 3)}
         try:
             made = store.publish(self.folder, job, clip, facts)
         except MediaError as error:

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules import paths, shared
+from modules import paths, sd_samplers, shared
 
 from ... import motion
-from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, uniform_windows
+from ...motion import MotionModule, MotionOptions, Travel, evaluate_in_windows, sample_again, uniform_windows
+from ...motion.noise import order_of
 from ...motion.options import MOTION_OPTIONS
 from ...motion.windows import on_device
 from ...options import ConflictError, OptionError
@@ -126,10 +127,14 @@ class Clip:
         """Of each of them."""
         self.step = 0
         """The sampling step: it decides where the context windows lie."""
+        self.progress = 0.0
+        """How far the sampling is: 0 at the first step, 1 at the last."""
         self.motion: motion.Motion | None = None
         """The motion in the UNet, while sampling."""
         self.checkpoint_sigmas: Tensor | None = None
         """The noise levels of the checkpoint's own table, as the host has it, while another is in its place."""
+        self.last_abar = 0.0
+        """Of the motion module's noise table, its last entry."""
         self.saved = False
         """The user saves pictures."""
         self.files: list[Path] = []
@@ -149,6 +154,11 @@ class Clip:
         return min(self.options.context, self.options.frames)
 
     @property
+    def strengths(self) -> tuple[float, ...]:
+        """The factor on what motion adds to each frame in this step."""
+        return self.options.strengths(self.progress, self.frames)
+
+    @property
     def number(self) -> int:
         """Which of ``texts`` is that of the clip that is made now."""
         return getattr(self.p, "iteration", 0) % len(self.texts)
@@ -166,6 +176,11 @@ class Clip:
         if module.doubt:
             log.warning(f"motion module {module.name} {module.doubt}.")
             self.p.extra_generation_params[MOTION_OPTIONS["kind"].label] = module.kind.name
+        if module.kind.distilled and (said := module.kind.distilled.advice(
+                module.kind.name, self.p.steps, self.p.cfg_scale)):
+            log.warning(f"{said}.")
+            self.p.comment(said)
+        self.last_abar = float(module.kind.alphas_cumprod()[-1])
         try:
             yield module.to(device)
         finally:
@@ -180,7 +195,8 @@ class Clip:
     def in_windows(self, x: Tensor, call: Callable[[Tensor | slice], Tensor]) -> Tensor:
         """What the UNet gives for all rows of ``x``, (sets x frames, ...); ``call`` asks it for some of them."""
         everything = slice(0, x.shape[0])
-        if self.left_out:
+        strengths = self.strengths
+        if self.left_out or not any(strengths):
             size = settings.chunk(self.context)  # of each set: a host short of memory asks for cond and uncond apart
             if self.frames <= size or x.shape[0] % self.frames:
                 return call(everything)
@@ -191,16 +207,21 @@ class Clip:
                 f"IV-mixed motion: {self.problem or f'{x.shape[0]} rows are no clips of {self.frames} frames'}.")
         motion = self.motion
         assert motion is not None
-        windows = uniform_windows(self.step, **self.options.windows())
+        windows = uniform_windows(self.step, **self.options.windows(self.frames))
+        factors = None if all(strength == 1 for strength in strengths) \
+            else on_device(strengths, x.device, torch.float32)
+        motion.attention_scale = self.options.attention_scale
 
         def evaluate(rows: Tensor | slice, length: int) -> Tensor:
             motion.frames = length
+            motion.strength = factors if factors is None or isinstance(rows, slice) else factors[rows[:length]]
             return call(rows)
 
         try:
             if len(windows) == 1:
                 return evaluate(everything, self.frames)
-            return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse)
+            return evaluate_in_windows(evaluate, x, windows, self.frames, self.options.fuse,
+                                       self.options.shared_frames)
         finally:
             motion.frames = None
 
@@ -239,7 +260,7 @@ class Clip:
             blended.update((key, self.blended(value)) for key, value in encoded.items())
             return blended
         given = encoded.index_select(0, on_device(travel.frames, encoded.device))
-        return travel.blend(given, self.frames, self.options.closes)
+        return travel.blend(given, self.frames, self.options.closes(self.frames))
 
 
 def _chosen(options: MotionOptions) -> tuple[Path, tuple[tuple[Path, float], ...]]:
@@ -271,6 +292,9 @@ def _along(text: str, travel: Travel | None, frames: int) -> list[str]:
 def _check(p: Any, options: MotionOptions) -> None:
     """Raises OptionError for what a request cannot have with built-in motion."""
     pictures = getattr(p, "init_images", None)
+    if pictures is not None and options.free_init > 1:
+        raise ConflictError("free_init", options.free_init, "img2img", because="its clips begin with pictures, and not "
+                            "with noise alone", remedy="take 1")
     if pictures is not None and len(pictures) not in (1, options.frames):
         if not pictures:
             raise OptionError("init_images", [], f"one picture, or {options.frames}, one for each frame")
@@ -299,7 +323,7 @@ class BuiltinMotion(ClipMotion):
     def watched(self) -> Iterator[None]:
         yield
         assert self._clip.motion is not None
-        if not self._clip.motion.acted:
+        if not self._clip.motion.acted and any(self._clip.strengths):
             raise RefusedError(STILLS)
 
 
@@ -335,7 +359,7 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
-            with refusing(), hosts.find().attached(clip) as clip.motion:
+            with refusing(), hosts.find().attached(clip) as clip.motion, _noised(clip):
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None
                 samples = sample(*args, **kwargs)
@@ -346,10 +370,59 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             clip.motion = None
         asked = request.of(clip.p).asks_video  # IV-mixed may leave all to the image model
-        if not acted and asked and not (shared.state.interrupted or shared.state.skipped):
+        if not acted and asked and not clip.options.stills and not (shared.state.interrupted or shared.state.skipped):
             raise RefusedError(STILLS)
         return samples
     return with_motion
+
+
+@contextmanager
+def _noised(clip: Clip) -> Iterator[None]:
+    """Within the block the request's samplers begin with the noise that the clip's options ask for, and sample it again
+    where they do.
+
+    Read in all hosts: ``processing.py`` makes every sampler by ``sd_samplers.create_sampler``, and hands it the noise.
+    """
+    options, create = clip.options, sd_samplers.create_sampler
+
+    def created(*args: Any, **kwargs: Any) -> Any:
+        sampler = create(*args, **kwargs)
+        sample, sample_img2img = sampler.sample, sampler.sample_img2img
+
+        def ordered(noise: Tensor) -> Tensor:
+            return noise[order_of(options, clip.frames, int(clip.p.seeds[0]))]
+
+        def from_noise(p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            shared.state.job_count += options.free_init - 1  # the host's progress takes jobs for equally long
+            each: list[request.Sampled] = []
+
+            def once(noise: Tensor) -> Tensor:
+                samples: Tensor = sample(p, noise, *args, **kwargs)
+                if (taken := request.of(p).sampled) is not None:
+                    each.append(taken)
+                return samples
+
+            def again() -> Tensor:
+                shared.state.nextjob()
+                return ordered(p.rng.next())
+            made = sample_again(
+                once, ordered(x), options.free_init, fresh=again, abar=clip.last_abar, filter=options.free_init_filter,
+                stopped=lambda: shared.state.interrupted or shared.state.skipped)
+            if each:
+                done, _, seconds = map(sum, zip(*each))
+                request.of(p).sampled = request.Sampled(done, options.free_init * each[0].planned, seconds)
+            return made
+
+        def from_latent(p: Any, x: Tensor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return sample_img2img(p, x, ordered(noise), *args, **kwargs)  # type: ignore[no-any-return]
+        sampler.sample, sampler.sample_img2img = from_noise, from_latent
+        return sampler
+
+    if options.noise == "random" and options.free_init == 1:
+        yield
+        return
+    with replaced(sd_samplers, "create_sampler", created):
+        yield
 
 
 def on_cfg_denoiser(params: Any) -> None:
@@ -359,6 +432,7 @@ def on_cfg_denoiser(params: Any) -> None:
     if clip is None or clip.motion is None:
         return
     clip.step, clip.problem = params.denoiser.step, ""
+    clip.progress = min(clip.step / max(params.denoiser.total_steps - 1, 1), 1.0)
     cond = params.text_cond
     if len(cond["crossattn"] if isinstance(cond, dict) else cond) != clip.frames:
         clip.problem = "AND in a prompt makes more rows than frames; write one prompt"

@@ -17,7 +17,6 @@ import torch
 from modules import sd_models
 
 from ...motion import MotionOptions
-from ...motion.module import AUTO
 from ...options import ConflictError, OptionError
 from ...patch import replaced
 from ...untrusted import shown
@@ -28,6 +27,8 @@ from . import controlnet
 TITLE = "AnimateDiff"
 """Of its script."""
 
+KNOWN = ("model", "frames", "fps", "formats", "context", "overlap", "stride", "closed_loop")
+"""Options of a clip's motion that it has too."""
 UNPREPARED = (
     "AnimateDiff stopped while it prepared this clip, and would write none: the WebUI's log says why. Through the API "
     "it stops at ControlNet's units: use the page, or tick IV-mixed motion instead of AnimateDiff, which works with "
@@ -55,12 +56,11 @@ def settings_of(options: MotionOptions) -> Any:
     if options.loras:
         raise ConflictError("loras", options.loras, "the AnimateDiff extension", because="it reads the prompt's",
                             remedy="write <lora:name:weight> into the prompt")
-    if options.fuse != "last":
-        raise ConflictError("fuse", options.fuse, "the AnimateDiff extension", because="it knows no other way",
-                            remedy="take last, or built-in motion")
-    if options.kind != AUTO:
-        raise ConflictError("kind", options.kind, "the AnimateDiff extension", because="it tells modules apart itself",
-                            remedy=f"take {AUTO}, or built-in motion")
+    for name, value in options.changed().items():
+        if name not in KNOWN:
+            default = options.option(name).to_text(options.option(name).default)
+            raise ConflictError(name, value, "the AnimateDiff extension", because="it does not have it",
+                                remedy=f"take {default}, or built-in motion")
     if not (folder() / options.model).is_file():
         raise OptionError("model", options.model, f"the files in AnimateDiff's folder {folder()}", "is not there")
     return sys.modules["scripts.animatediff_ui"].AnimateDiffProcess(

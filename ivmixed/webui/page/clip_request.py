@@ -107,7 +107,7 @@ def _make_all(asked: dict[str, Wanted]) -> list[Made]:
     if len(asked) > 1:
         plans = [wanted.plan() for wanted in asked.values()]
         works = [work(plan, (wanted.height // 8, wanted.width // 8)) for plan, wanted in zip(plans, asked.values())]
-        shared.total_tqdm.updateTotal(sum(plan.evaluations for plan in plans))
+        shared.total_tqdm.updateTotal(sum(plan.evaluations for plan in plans) * wanted.motion.free_init)
     made: list[Made] = []
     try:
         for number, (title, wanted) in enumerate(asked.items()):

@@ -25,7 +25,7 @@ WATCHED = {
     "sampler": "{tab}_sampling", "steps": "{tab}_steps", "scheduler": "{tab}_scheduler", "cfg_scale": "{tab}_cfg_scale",
     "width": "{tab}_width", "height": "{tab}_height", "denoising_strength": "img2img_denoising_strength",
     "frames": "{tab}-ad-video-length", "built_in": "script_{tab}_ivmixed_motion_open-checkbox",
-    "built_in_frames": "script_{tab}_ivmixed_motion_frames",
+    "built_in_frames": "script_{tab}_ivmixed_motion_frames", "free_init": "script_{tab}_ivmixed_motion_free_init",
 }
 """The components of the host, of AnimateDiff and of built-in motion that the picture follows, by their ids; not every
 host has all."""
@@ -115,8 +115,9 @@ def _plan(options: Options, host: dict[str, Any]) -> Any:
 def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     frames = "built_in_frames" if host.get("built_in") else "frames"
     sizes = {"frames": frames, "width": "width", "height": "height"}
-    return preview.price(plan, *(preview.PlanRequest.option(name).check(host.get(source) or None)
-                                 for name, source in sizes.items()))
+    passes = host.get("free_init", 1) if host.get("built_in", True) else 1
+    size = {name: preview.PlanRequest.option(name).check(host.get(source) or None) for name, source in sizes.items()}
+    return preview.price(plan, **size, passes=passes)
 
 
 def _about(preset: Preset[WebUIOptions] | None, host: dict[str, Any]) -> list[str]:

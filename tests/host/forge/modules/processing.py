@@ -47,6 +47,7 @@ class StableDiffusionProcessing:
     is_hr_pass: bool = False
     sampler_noise_scheduler_override: Any = None
     extra_generation_params: dict = field(default_factory=dict)
+    comments: dict = field(default_factory=dict)
     prompt: Any = None
     """The schedule of prompts of every row, or a function of the number of rows that makes it."""
     negative_prompt: Any = None
@@ -77,6 +78,9 @@ class StableDiffusionProcessing:
 
     def close(self):
         self.sampler = None
+
+    def comment(self, text):
+        self.comments[text] = 1
 
     def noise(self, rows):
         """The noise that a clip of these rows begins with."""

@@ -35,6 +35,7 @@ class StableDiffusionProcessing:
     is_hr_pass: bool = False
     sampler_noise_scheduler_override: Any = None
     extra_generation_params: dict = field(default_factory=dict)
+    comments: dict = field(default_factory=dict)
     prompt: Any = None
     """A text, one for every row, or a function of the number of rows that makes a schedule for each."""
     negative_prompt: Any = None
@@ -73,6 +74,9 @@ class StableDiffusionProcessing:
 
     def close(self):
         self.sampler = None
+
+    def comment(self, text):
+        self.comments[text] = 1
 
     def noise(self, rows):
         """The noise that a clip of these rows begins with."""

@@ -127,6 +127,7 @@ def test_an_interrupt(tab):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_a_phone(browser, url, theme):  # noqa: F811
     with LiveClipTab(browser, url, theme, 400) as tab:
+        tab.find("basic").locator("> .label-wrap").click()
         tab.set(tab.PREFIX + "interval_end", 0)
         tab.says("price", "3 evaluations")
         tab.press("generate")

@@ -339,7 +339,7 @@ def test_other_rows_than_were_kept_have_motion_behind_all_layers(host):
 
     host.network.diffusion_model.middle_block[0].register_forward_hook(count("layer"))
     host.motion.mm_animatediff.mm.blocks[2].register_forward_hook(count("motion"))
-    host.run(host.clip(options={"reused": "features", "form": "VV-VV", "back_moves": "reuse"}, **ONE_WINDOW))
+    host.run(host.clip(options={"reused": "features", "form": "VV-VV", "reuse_percent": 50}, **ONE_WINDOW))
     assert ran["layer"] == ran["motion"] > 0
 
 

@@ -61,7 +61,7 @@ def test_a_long_clip_is_evaluated_in_windows(host):
             assert torch.equal(call.out, moved(host, call, V3, 4))
 
 
-@pytest.mark.parametrize("options", [{}, {"back_moves": "reuse"}, {"reused": "features", "back_moves": "reuse"}])
+@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}, {"reused": "features", "reuse_percent": 50}])
 def test_no_move_reads_a_tensor(host, options):
     """On a GPU that would make the host wait: what is read is read before the first move or after the last."""
     reads = {}

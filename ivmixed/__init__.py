@@ -7,8 +7,9 @@ The core (`kinds`, `options`, `presets`, `plan`, `sampling`, `schedule`) needs t
 from typing import TYPE_CHECKING, Any
 
 from .options import OPTIONS, ConflictError, Option, OptionError, Options, ramp
-from .plan import Move, Plan, make_plan, released_plan, spread
+from .plan import Move, Plan, make_plan, spread
 from .presets import PRESETS, Preset
+from .released import released_plan
 from .schedule import Schedule, abar_to_sigma, match_timestep, sigma_to_abar
 
 if TYPE_CHECKING:

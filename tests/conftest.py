@@ -3,6 +3,7 @@
 ``pytest --hypothesis-profile thorough`` searches the property tests longer, and anew each time.
 """
 import os
+import sys
 from importlib.util import find_spec
 
 from hypothesis import settings
@@ -10,9 +11,13 @@ from hypothesis import settings
 # the networks are tiny, and the tests of `make test` share the cores among them: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# the doubles of the hosts import the extension anew for every test: where PYTHONDONTWRITEBYTECODE is set, it would be
+# compiled as often
+sys.dont_write_bytecode = False
+
 # the same examples on every machine, and no verdict from a slow one
-settings.register_profile("everyday", deadline=None, max_examples=100, derandomize=True)
-settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
+settings.register_profile("everyday", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
 settings.load_profile("everyday")
 
 # the doubles of the WebUIs draw their page with gradio 3, which is not there on Python 3.13

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+from functools import cache
 
 import torch
 from safetensors.torch import save_file
@@ -49,6 +50,7 @@ def motion_shapes(widths, positions=32, middle=False):
     return shapes
 
 
+@cache
 def sinusoids(positions, width):
     """AnimateDiff's position table."""
     angles = [[p * 10000 ** (-(i - i % 2) / width) for i in range(width)] for p in range(positions)]
@@ -61,7 +63,7 @@ def random(shapes, seed=0):
     tensors = {}
     for name, shape in shapes.items():
         if name.endswith("pos_encoder.pe"):
-            tensors[name] = sinusoids(*shape[1:])
+            tensors[name] = sinusoids(*shape[1:]).clone()
         elif name.endswith("position_ids"):
             tensors[name] = torch.arange(77)[None]
         else:

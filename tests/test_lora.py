@@ -227,7 +227,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float16, torch.int8, torch.bool, 
 
 
 @given(st.dictionaries(NAMES, st.tuples(SHAPES, DTYPES), max_size=5))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tensors_are_added_or_refused(tmp_path, tensors):
     path = tmp_path / "l.safetensors"
     save_file({name: torch.ones(shape).to(dtype) for name, (shape, dtype) in tensors.items()}, path)

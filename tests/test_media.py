@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -228,7 +228,6 @@ def test_a_clip_that_another_program_changed_is_read_as_it_is(tmp_path, caplog, 
 runs = st.lists(st.integers(1, 4), min_size=1, max_size=8)
 
 
-@settings(max_examples=25)
 @given(counts=runs, fps=st.sampled_from([0.5, 8, 12.5, 23.976, 30, 50]), ending=st.sampled_from([".gif", ".webp"]))
 def test_equal_frames_come_back_as_often_as_they_were_written(tmp_path_factory, counts, fps, ending):
     path = tmp_path_factory.mktemp("clip") / f"a{ending}"
@@ -354,7 +353,6 @@ wrong_marks = st.fixed_dictionaries({"ivmixed": st.just({"seed": 1}) | json_like
     for name in ("fps", "frames", "stored")})
 
 
-@settings(max_examples=50)
 @given(mark=wrong_marks, ending=st.sampled_from([".gif", ".webp", ".png"]))
 def test_any_mark_leaves_the_frames(tmp_path_factory, mark, ending):
     path = tmp_path_factory.mktemp("clip") / f"a{ending}"
@@ -384,7 +382,6 @@ def samples(tmp_path_factory):
             for ending in FASTEST}
 
 
-@settings(max_examples=50)
 @given(data=st.data(), ending=st.sampled_from(list(FASTEST)))
 def test_damage_is_one_line_or_no_harm(tmp_path_factory, samples, data, ending):
     """Cut off anywhere, and any bytes replaced; what the first bytes say is changed, too."""
@@ -454,7 +451,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8)
 
 
-@settings(max_examples=40)
 @given(values=st.dictionaries(texts, json_values, max_size=5), ending=st.sampled_from(list(FASTEST)))
 def test_any_settings_come_back_from_any_format(tmp_path_factory, values, ending):
     folder = tmp_path_factory.mktemp("clip")

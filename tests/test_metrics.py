@@ -86,8 +86,7 @@ def test_a_still_has_neither_flicker_nor_motion():
 
 # --- motion
 
-@pytest.mark.parametrize("speed", [1, 2, 3, 4])
-@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("speed, share", [(1, 0.4), (2, 1.0), (3, 0.4), (4, 1.0)])
 def test_motion_of_a_texture(speed, share):
     assert motion(moving_texture(speed, share=share)) == pytest.approx(speed, abs=0.3)
 
@@ -108,7 +107,7 @@ def test_motion_of_a_very_small_thing_counts_in_part():
 def test_motion_of_scenes():
     """A few of them have stripes that fool every optical flow: across the motion, and less than three steps apart."""
     ratios = []
-    for seed in range(40):
+    for seed in range(16):
         drawn: Scene = random_scene(torch.Generator().manual_seed(seed))
         if drawn.motion == "bounces":
             heights = [drawn.speed * abs(math.sin(math.pi * (k / 8 + drawn.phase))) for k in range(8)]
@@ -134,8 +133,7 @@ def test_blur_contrast_and_noise_hardly_change_motion():
 
 # --- warping error
 
-@pytest.mark.parametrize("speed", [1, 2, 3, 4])
-@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("speed, share", [(1, 1.0), (2, 0.4), (3, 1.0), (4, 0.4)])
 def test_motion_alone_is_no_warping_error(speed, share):
     clip = moving_texture(speed, share=share)
     assert warping_error(clip) < 0.08 * flicker(clip)
@@ -147,11 +145,11 @@ def test_a_still_has_no_warping_error():
 
 def test_what_is_covered_and_uncovered_hardly_counts():
     """Shapes on a ground: nearly all of their flicker is at their edges."""
-    clips = [scene(seed) for seed in range(10)]
+    clips = [scene(seed) for seed in range(4)]
     assert sum(map(warping_error, clips)) < 0.25 * sum(map(flicker, clips))
 
 
-@pytest.mark.parametrize("level", [2, 5, 10])
+@pytest.mark.parametrize("level", [2, 10])
 def test_noise_counts_in_full_with_motion_or_without(level):
     alone = flicker(noisy(np.full((8, 64, 64, 3), 128.0), level))
     assert alone == pytest.approx(level * 2 / math.sqrt(math.pi), rel=0.02)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ivmixed.weights import files, pickles
 
-FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def refusal(path):

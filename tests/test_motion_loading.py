@@ -26,15 +26,15 @@ def refusal(call, *args, **more):
 
 # --- what a file is
 
-@pytest.mark.parametrize("name, widths, positions, middle, kind, most", [
-    ("a.ckpt", FULL, 24, False, "AnimateDiff v1", 24),
-    ("b.safetensors", FULL, 32, True, "AnimateDiff v2", 32),
-    ("c.safetensors", FULL, 32, False, "AnimateDiff v3", 32),
-    ("d.safetensors", FULL, None, True, "AnimateLCM", 64),
-    ("e.safetensors", FULL[:3], 32, False, "AnimateDiff-SDXL", 32),
-    ("f.safetensors", FULL[:3], 24, False, "HotShot-XL", 24),
+@pytest.mark.parametrize("name, widths, positions, middle, kind", [
+    ("a.ckpt", FULL, 24, False, "AnimateDiff v1"),
+    ("b.safetensors", FULL, 32, True, "AnimateDiff v2"),
+    ("c.safetensors", FULL, 32, False, "AnimateDiff v3"),
+    ("d.safetensors", FULL, None, True, "AnimateLCM"),
+    ("e.safetensors", FULL[:3], 32, False, "AnimateDiff-SDXL"),
+    ("f.safetensors", FULL[:3], 24, False, "HotShot-XL"),
 ])
-def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, kind, most, tmp_path):
+def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, kind, tmp_path):
     shapes = motion_shapes(widths, positions, middle)
     if name.endswith("ckpt"):
         path = saved(tmp_path / name, {"module." + key: torch.empty(shape, dtype=torch.float16) for key, shape in
@@ -44,8 +44,6 @@ def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, 
     found = check(path)
     assert (found.name, found.norms_span_frames) == (kind, kind in ("AnimateDiff v1", "HotShot-XL"))
     assert found.family == ("SDXL" if len(widths) == 3 else "SD 1.5")
-    small = saved(tmp_path / "small.safetensors", random(motion_shapes(WIDE[:len(widths)], positions, middle)))
-    assert load(small).layout.positions == most
 
 
 def test_noise_tables(tmp_path):
@@ -63,14 +61,15 @@ def test_noise_tables(tmp_path):
 
 # --- weights
 
-@pytest.mark.parametrize("name, prefix, wrapped", [
-    ("m.safetensors", "", {}), ("m.ckpt", "module.", {"epoch": 1}), ("m.pth", "", {}),
-    ("m.pt", "", {"animatediff_config": {"use_motion_module": True}})])
-@pytest.mark.parametrize("positions, middle", [(24, False), (32, True), (None, True)])
+@pytest.mark.parametrize("name, prefix, wrapped, positions, middle", [
+    ("m.safetensors", "", {}, 24, False), ("m.ckpt", "module.", {"epoch": 1}, 32, True), ("m.pth", "", {}, None, True),
+    ("m.pt", "", {"animatediff_config": {"use_motion_module": True}}, 24, False)])
 def test_every_weight_arrives(name, prefix, wrapped, positions, middle, tmp_path):
     tensors = random(motion_shapes(WIDE, positions, middle), seed=5)
     path = saved(tmp_path / name, {prefix + key: tensor for key, tensor in tensors.items()}, **wrapped)
-    loaded = load(path).state_dict()
+    module = load(path)
+    loaded = module.state_dict()
+    assert module.layout.positions == (positions or 64)
     assert all(torch.equal(loaded.pop(key), tensor) for key, tensor in tensors.items())
     assert bool(loaded) == (positions is None)
     for key, table in loaded.items():
@@ -293,7 +292,7 @@ TENSORS = st.tuples(st.lists(st.sampled_from([0, 1, 2, 32]), max_size=4), st.sam
 
 
 @given(st.dictionaries(NAMES.map("".join), TENSORS, max_size=6))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_tensors_break_it(tmp_path, tensors):
     path = saved(tmp_path / "m.safetensors", {
         name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()})

@@ -85,9 +85,9 @@ def pair(width, positions=32, per_frame=True, **layout):
     return ours, theirs.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("per_frame", [True, False])
-@pytest.mark.parametrize("width, frames, heads, groups", [
-    (8, 1, 2, 4), (16, 5, 4, 4), (64, 24, 8, 32), (320, 16, 8, 32), (640, 8, 8, 32), (1280, 4, 8, 32)])
+@pytest.mark.parametrize("width, frames, heads, groups, per_frame", [
+    (8, 1, 2, 4, True), (16, 5, 4, 4, False), (64, 24, 8, 32, True), (64, 24, 8, 32, False), (320, 16, 8, 32, True),
+    (640, 8, 8, 32, False), (1280, 4, 8, 32, True)])
 def test_a_temporal_transformer_is_that_of_diffusers(width, frames, heads, groups, per_frame):
     ours, theirs = pair(width, per_frame=per_frame, heads=heads, groups=groups)
     x = torch.randn(2 * frames, width, 4, 3, generator=torch.Generator().manual_seed(frames))
@@ -185,6 +185,7 @@ XL = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDown
       "transformer_layers_per_block": (1, 2, 3), "use_linear_projection": True}
 MODULES = {"v1": (SD15, 24, False), "v2": (SD15, 32, True), "v3": (SD15, 32, False), "lcm": (SD15, None, True),
            "sdxl": (XL, 32, False), "hotshot": (XL, 24, False)}
+PLACES = {"v1": 20, "v2": 21, "v3": 20, "lcm": 21, "sdxl": 15, "hotshot": 15}
 FRAMES = 3
 
 
@@ -197,6 +198,11 @@ def unet_2d(config, text=16):
 @pytest.fixture(scope="module", params=MODULES)
 def kind(request):
     return request.param
+
+
+def of_kinds(*kinds):
+    """The test is run for these instead of all: what it claims, the others have in common with one of them."""
+    return pytest.mark.parametrize("kind", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +231,7 @@ def made(kind, tmp_path_factory):
 
 def inputs(sets=2, frames=FRAMES):
     generator = torch.Generator().manual_seed(11)
-    return (torch.randn(sets * frames, 4, 16, 16, generator=generator), torch.full((sets * frames,), 601.0),
+    return (torch.randn(sets * frames, 4, 8, 8, generator=generator), torch.full((sets * frames,), 601.0),
             torch.randn(sets * frames, 5, 16, generator=generator))
 
 
@@ -233,6 +239,7 @@ def clips(x, frames=FRAMES):
     return x.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
+@of_kinds("v2", "sdxl")
 def test_the_double_is_the_unet_of_diffusers(made):
     plain, unet, _, _ = made
     x, t, context = inputs()
@@ -240,18 +247,25 @@ def test_the_double_is_the_unet_of_diffusers(made):
     torch.testing.assert_close(unet(x, t, context), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
 
 
-def test_a_unet_with_motion_is_that_of_diffusers(made):
+def test_a_unet_with_motion_is_that_of_diffusers(made, kind):
     _, unet, moving, file = made
     x, t, context = inputs()
     expected = moving(clips(x), t[:2], context).sample.transpose(1, 2).flatten(0, 1)
     plain = unet(x, t, context)
-    with attach(unet, load(file, as_diffusers=True)) as motion:
+    module, ran = load(file, as_diffusers=True), []
+    for layer in module.modules():
+        if isinstance(layer, TemporalTransformer):
+            layer.register_forward_hook(lambda layer, args, output: ran.append(layer))
+    with attach(unet, module) as motion:
         motion.frames = FRAMES
+        assert not motion.acted
         ours = unet(x, t, context)
+        assert motion.acted and len(ran) == len(set(ran)) == PLACES[kind]
     assert far(ours, plain) > 0.05
     assert far(ours, expected) < 2e-5
 
 
+@of_kinds("v1", "v2", "sdxl")
 def test_by_default_each_frame_is_normed_by_itself_as_in_animatediff(made):
     _, unet, moving, file = made
     x, t, context = inputs()
@@ -267,22 +281,16 @@ def test_by_default_each_frame_is_normed_by_itself_as_in_animatediff(made):
         assert far(unet(x, t, context), expected) < 2e-5
 
 
-def test_a_layer_that_does_not_act_makes_a_difference(made, kind):
+@of_kinds("v2", "sdxl")
+def test_a_layer_that_does_not_act_makes_a_difference(made):
     """Each of the places counts: without any one of the transformers the result is another."""
     _, unet, _, file = made
     x, t, context = inputs(sets=1)
     module = load(file)
     with attach(unet, module) as motion:
         motion.frames = FRAMES
-        acting = [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]
-        ran = []
-        for transformer in acting:
-            transformer.register_forward_hook(lambda layer, args, output: ran.append(layer))
-        assert not motion.acted
         whole = unet(x, t, context)
-        places = {"sdxl": 15, "hotshot": 15, "v1": 20, "v3": 20}.get(kind, 21)
-        assert motion.acted and len(ran) == len(set(ran)) == places
-        for transformer in acting:
+        for transformer in [layer for layer in module.modules() if isinstance(layer, TemporalTransformer)]:
             weight, bias = transformer.proj_out.weight, transformer.proj_out.bias
             kept = weight.clone(), bias.clone()
             weight.zero_(), bias.zero_()
@@ -292,6 +300,7 @@ def test_a_layer_that_does_not_act_makes_a_difference(made, kind):
 
 # --- in and out
 
+@of_kinds("v1", "v2")
 def test_the_unet_is_itself_again_to_the_bit(made):
     _, unet, _, file = made
     x, t, context = inputs()
@@ -331,7 +340,8 @@ def test_a_compiled_unet_is_compiled_once_for_motion_and_once_without():
     assert counts == [1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind, error", [("v1", RuntimeError), ("v2", KeyboardInterrupt)], indirect=["kind"],
+                         scope="module")
 def test_it_is_so_after_errors_and_interrupts(made, error):
     _, unet, _, file = made
     x, t, context = inputs()
@@ -351,6 +361,7 @@ def test_it_is_so_after_errors_and_interrupts(made, error):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in unet.modules())
 
 
+@of_kinds("v1", "v2")
 def test_cond_and_uncond_may_come_in_either_order(made):
     _, unet, _, file = made
     x, t, context = inputs()

@@ -499,7 +499,7 @@ def test_ramp_may_start_or_end_at_zero():
 
 def test_presets_are_what_their_names_say():
     from ivmixed import PRESETS
-    from ivmixed.plan import RELEASED
+    from ivmixed.released import RELEASED
 
     assert PRESETS["paper"].options == Options() and PRESETS["paper"].cfg_scale == 7.5
     assert PRESETS["paper-videocrafter"].options.z_percent == 66.7 and PRESETS["paper-videocrafter"].cfg_scale == 9

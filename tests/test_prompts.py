@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ivmixed import OptionError
@@ -50,7 +50,6 @@ def test_what_is_no_description_is_refused_with_what_to_do(text, words):
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@settings(max_examples=50)
 @given(st.text(alphabet=r"ab ,:.(1)[]\\|<>BREAK" + "\n", max_size=60))
 def test_any_text_is_read_or_refused(text):
     try:
@@ -62,7 +61,12 @@ def test_any_text_is_read_or_refused(text):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return tiny.stable_diffusion()
+    """Its text encoder's answers have a mean, as a trained one's have: a random one's is rounding about 0."""
+    pipeline = tiny.stable_diffusion()
+    for name, parameter in pipeline.text_encoder.named_parameters():
+        if name.endswith("final_layer_norm.bias"):
+            parameter.data.fill_(0.5)
+    return pipeline
 
 
 @pytest.mark.parametrize("text", ["", "a red kite", "abcdefghij"])

@@ -51,7 +51,8 @@ def test_paths_are_kept_absolute_and_the_box_by_name(monkeypatch, tmp_path):
     ("fps", 0), ("seed", -1), ("seed", "abc"), ("precision", "fp8"), ("loop", "other"),
     ("image_lora", "x.pt:11"), ("image_lora", 5), ("checkpoint", ""), ("prompt", 5),
     ("solver", "heun"),
-    ("checkpoint", None), ("image_chunk", 0), ("checkpoint", "a\0b"), ("vae", "~no-such-user/x"), ("zero_snr", 1), ("zero_snr", "on"), ("steps", "25"),
+    ("checkpoint", None), ("image_chunk", 0), ("checkpoint", "a\0b"), ("vae", "~no-such-user/x"), ("zero_snr", 1),
+    ("zero_snr", "on"), ("steps", "25"),
     ("zero_snr", "yes"), ("prediction", "x0"), ("lora", [{"a": 1}]), ("lora", [["a"]]), ("lora", [None]), ("lora", {}),
 ])
 def test_wrong_values_are_refused_by_name(field, value):

@@ -46,7 +46,8 @@ def trained(folder, stop_after=None):
     return run, run.train_motion()
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_and_the_export_loads(short, tmp_path):
+@pytest.mark.thorough
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(short, tmp_path):
     run, model = trained(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parts", stop_after=2)
@@ -54,7 +55,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_and_the_export_loads(short,
     for one, two in ((run.unet, again.unet), (run.text_encoder, again.text_encoder), (model, other)):
         for (name, a), b in zip(one.state_dict().items(), two.state_dict().values()):
             assert torch.equal(a, b), name
-    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_logged_its_export_loads_and_only_motion_modules_learn_motion(short, tmp_path):
+    run, model = trained(tmp_path)
+    for name, weight in run.unet.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+    assert any(weight.abs().max() > 0 for name, weight in model.state_dict().items() if name.endswith("proj_out.weight")
+               and "motion_modules" in name)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in log if "step" in line] == [
         *(("vae", k) for k in (1, 2)), *(("image", k) for k in (1, 2, 3, 4)),
         ("detail", 1), *(("motion", k) for k in (1, 2))]
@@ -64,14 +73,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_and_the_export_loads(short,
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.unet.state_dict()[name], weight.half().float()), name
     assert loaded.scheduler.config.beta_schedule == "linear"
-
-
-def test_only_the_motion_modules_learn_motion(short, tmp_path):
-    run, model = trained(tmp_path)
-    for name, weight in run.unet.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weight)
-    assert any(weight.abs().max() > 0 for name, weight in model.state_dict().items() if name.endswith("proj_out.weight")
-               and "motion_modules" in name)
 
 
 def test_captions_fit_and_differ_for_the_text_encoder():

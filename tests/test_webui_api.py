@@ -99,7 +99,8 @@ def test_the_schema_accepts_every_allowed_set(client, options):
 
 
 ANYTHING = st.one_of(
-    st.none(), st.sampled_from([*WebUIOptions().to_dict().values(), "IV-VV", "R", "", "6 to 2", "0=6 50=2", [[0, 6], [50, 2]]]), st.floats(-10, 120),
+    st.none(), st.floats(-10, 120), st.sampled_from([
+        *WebUIOptions().to_dict().values(), "IV-VV", "R", "", "6 to 2", "0=6 50=2", [[0, 6], [50, 2]]]),
     st.integers(-1, 101), st.lists(st.floats(-1, 101), max_size=3))
 
 
@@ -181,13 +182,18 @@ def test_levels_may_be_given(client):
 
 
 @pytest.mark.parametrize("request_, place, words", [
-    ({"options": {"z_percent": 120}}, ["options", "z_percent"], "IV-mixed: z_percent = 120 is not allowed; allowed: a number from 0 to 100 %."),
-    ({"options": {"gama_go": 4}}, ["options", "gama_go"], "IV-mixed: gama_go = 4 is no option (did you mean gamma_go?)"),
-    ({"scheduler": "Kerras"}, ["scheduler"], "IV-mixed: scheduler = 'Kerras' is not allowed; allowed: one of Automatic, Karras"),
-    ({"sampler": "Euler"}, ["sampler"], "IV-mixed: sampler = 'Euler' is not allowed; allowed: one of IV-mixed, IV-mixed DPM++ 2M"),
+    ({"options": {"z_percent": 120}}, ["options", "z_percent"],
+     "IV-mixed: z_percent = 120 is not allowed; allowed: a number from 0 to 100 %."),
+    ({"options": {"gama_go": 4}}, ["options", "gama_go"],
+     "IV-mixed: gama_go = 4 is no option (did you mean gamma_go?)"),
+    ({"scheduler": "Kerras"}, ["scheduler"],
+     "IV-mixed: scheduler = 'Kerras' is not allowed; allowed: one of Automatic, Karras"),
+    ({"sampler": "Euler"}, ["sampler"],
+     "IV-mixed: sampler = 'Euler' is not allowed; allowed: one of IV-mixed, IV-mixed DPM++ 2M"),
     ({"sigmas": [1, 2]}, ["sigmas"], "IV-mixed: sigmas = [1.0, 2.0] is not allowed"),
     ({"sigmas": [1]}, ["sigmas"], "IV-mixed: sigmas = [1.0] is not allowed"),
-    ({"video_table": "zeroscope"}, ["video_table"], "IV-mixed: video_table = 'zeroscope' is not allowed; allowed: one of "),
+    ({"video_table": "zeroscope"}, ["video_table"],
+     "IV-mixed: video_table = 'zeroscope' is not allowed; allowed: one of "),
     ({"options": {"finish_percent": 50, "image_size": "64x64"}, "width": 512, "height": 512}, ["options", "image_size"],
      "IV-mixed: image_size = '8x8' cannot be used with finish_percent: "),
 ])

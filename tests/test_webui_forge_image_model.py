@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from fastapi import HTTPException
 
-from ivmixed import Options
+from ivmixed.webui.options import WebUIOptions
 
 from .host import NAME
 from .host.forge_host import HOSTS, loaded_forge
@@ -57,7 +57,7 @@ def by_hand(host, checkpoint="other", loras=()):
 
 def asked(host, p, options):
     """The moves of a run, with the network's calls."""
-    return list(zip(plan_of(host, Options(**options)).moves, host.evaluations, strict=True))
+    return list(zip(plan_of(host, WebUIOptions(**options)).moves, host.evaluations, strict=True))
 
 
 def loras(**weights):
@@ -283,7 +283,7 @@ def test_features_that_serve_again_are_those_of_the_latest_evaluation(host, opti
     network = by_hand(host)[0] if "image_checkpoint" in options else host.network.diffusion_model
     latest, shallow = [], 0
     evaluations = iter(host.evaluations)
-    for move in plan_of(host, Options(**options)).moves:
+    for move in plan_of(host, WebUIOptions(**options)).moves:
         evaluation = next(evaluations)
         if "guidance_rescale" in options and move.kind != "ordinary":
             assert next(evaluations).calls == []  # about guidance 1, from memory

@@ -119,8 +119,8 @@ def test_the_plot_ends_with_its_cells(host):
 
 def test_the_infotext_names_the_preset(host):
     host.module("presets").save("mine", WebUIOptions(gamma_go=6), 5.0)
-    for options, name in ((WebUIOptions(), None), (PRESETS["plain"].options, "plain"), (WebUIOptions(gamma_go=6), "mine"),
-                          (WebUIOptions(gamma_go=5), None)):
+    for options, name in ((WebUIOptions(), None), (PRESETS["plain"].options, "plain"),
+                          (WebUIOptions(gamma_go=6), "mine"), (WebUIOptions(gamma_go=5), None)):
         p = host.clip(options=options.to_dict(), frames=4, context=4)
         host.run(p)
         assert p.extra_generation_params.get("IV-mixed preset") == name

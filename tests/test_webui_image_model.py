@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 from fastapi import HTTPException
 
-from ivmixed import Options, Schedule, make_plan
+from ivmixed import Schedule, make_plan
+from ivmixed.webui.options import WebUIOptions
 
 from .device import DEVICE, watched
 from .host import NAME, loaded
@@ -70,7 +71,7 @@ def test_the_image_model_hears_its_own_words(host, options, image, batch_cond_un
     p = host.clip(options=options, **ONE_WINDOW)
     host.run(p)
     models = set()
-    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+    for move, evaluation in moves_and_evaluations(host, p, WebUIOptions(**options)):
         words = image if move.model == "image" else ("a photo of an astronaut", "blurry")
         assert torch.equal(contexts(evaluation), told(host, *words, 4))
         models.add(move.model)
@@ -96,7 +97,7 @@ def test_prompts_that_change_along_the_clip_are_the_video_models(host, options):
     host.run(p)
     part = torch.tensor([0, 1 / 3, 2 / 3, 1])[:, None, None]
     day, night = (host.encode(text).expand(4, -1, -1) for text in ("day", "night"))
-    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+    for move, evaluation in moves_and_evaluations(host, p, WebUIOptions(**options)):
         clip = torch.lerp(day, night, part)
         expected = host.encode("a sharp photo").expand(4, -1, -1) if move.model == "image" else clip
         torch.testing.assert_close(contexts(evaluation)[:4], expected)
@@ -154,7 +155,7 @@ def by_hand(host, folder, checkpoint="other", loras=()):
 def assert_models(host, p, options, image, text, frames=4, changed_text=True):
     """Every image evaluation is of ``image`` and what ``text`` makes of the words, every other one is not."""
     seen = set()
-    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+    for move, evaluation in moves_and_evaluations(host, p, WebUIOptions(**options)):
         seen.add(move.model)
         words = told(host, "a photo of an astronaut", "blurry", frames)
         for call in evaluation.calls:
@@ -215,7 +216,7 @@ def test_prompts_that_change_along_the_clip_go_through_the_other_text_encoder(ho
     part = torch.tensor([0, 1 / 3, 2 / 3, 1])[:, None, None]
     clip = torch.lerp(*(host.encode(text).expand(4, -1, -1) for text in ("day", "night")), part)
     text = by_hand(host, folder)[1]
-    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+    for move, evaluation in moves_and_evaluations(host, p, WebUIOptions(**options)):
         expected = clip * text if move.model == "image" else clip
         torch.testing.assert_close(contexts(evaluation)[:4], expected)
 
@@ -242,7 +243,7 @@ def test_loras_of_the_image_model_alone(host, folder, clips, image, own, checkpo
     unet, text = by_hand(host, folder, checkpoint or "own", own)
     clips_text = by_hand(host, folder, "own", clips)[1]
     video = by_hand(host, folder, "own", clips)[0]
-    for move, evaluation in moves_and_evaluations(host, p, Options(**options)):
+    for move, evaluation in moves_and_evaluations(host, p, WebUIOptions(**options)):
         words = told(host, "a photo of an astronaut", "blurry", 4)
         torch.testing.assert_close(contexts(evaluation), words * (text if move.model == "image" else clips_text))
         for call in evaluation.calls:
@@ -489,7 +490,7 @@ def test_controls_act_on_the_model_of_choice(host, kind, model):
         options = {"controlnet": model, "finish_percent": 20}
         p = host.clip(options=options, controls=[control], **ONE_WINDOW)
         host.run(p)
-    plan = plan_of(host, p, Options(**options))
+    plan = plan_of(host, p, WebUIOptions(**options))
     assert plan.finishing_steps
     assert acted == [model in ("both", move.model) for move in plan.moves]
     assert p.extra_generation_params.get("IV-mixed ControlNet") == (None if model == "both" else model)
@@ -533,7 +534,7 @@ def test_guidance_1_costs_one_network_pass(host, tmp_path, monkeypatch, built_in
     sigmas = p.sampler.get_sigmas(p, p.steps)
     video = Schedule.from_sigmas(p.sampler.model_wrap.sigmas.tolist())
     image = Schedule.from_sigmas(host.denoiser().sigmas.tolist())
-    plan = make_plan(Options(**options), sigmas.tolist(), video, image)
+    plan = make_plan(WebUIOptions(**options), sigmas.tolist(), video, image)
     for move, evaluation in zip(plan.moves, host.evaluations, strict=True):
         rows = sum(len(call.x) for call in evaluation.calls)
         one = move.kind in alone and (built_in or move.model == "image")
@@ -552,7 +553,7 @@ def test_the_image_model_hears_its_own_words_on_forge(kind, cfg_scale):
     with loaded_forge(kind) as host:
         p = host.clip(options=options, cfg_scale=cfg_scale, **ONE_WINDOW)
         host.run(p)
-        plan = forge_plan(host, Options(**options))
+        plan = forge_plan(host, WebUIOptions(**options))
         for move, evaluation in zip(plan.moves, host.evaluations, strict=True):
             image = move.model == "image"
             cond, uncond = ("a sharp photo", "noise") if image else ("a photo of an astronaut", "blurry")

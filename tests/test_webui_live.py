@@ -110,10 +110,13 @@ def test_the_picture_is_told_in_words(host):
 
 @pytest.mark.parametrize("options, words", [
     (WebUIOptions(interval=(0, 0)), "20 evaluations, the price of plain AnimateDiff All 20 steps are plain; 20 "),
-    (WebUIOptions(form="VV-VV"), "94 evaluations, about 4.7 times plain AnimateDiff 19 of 20 steps run the loop (19 VV-VV)"),
-    (WebUIOptions(interval=(0, 0), finish_percent=20), "20 evaluations, about 0.94 times plain AnimateDiff the image model "
+    (WebUIOptions(form="VV-VV"),
+     "94 evaluations, about 4.7 times plain AnimateDiff 19 of 20 steps run the loop (19 VV-VV)"),
+    (WebUIOptions(interval=(0, 0), finish_percent=20),
+     "20 evaluations, about 0.94 times plain AnimateDiff the image model "
      "takes the ordinary step of the last 4 of 20 steps; 16 evaluations of the video model, 4 of the image model"),
-    (WebUIOptions(active_percent=10, finish_percent=20), "2 of 20 steps run the loop (2 IV-IV); the image model takes the "),
+    (WebUIOptions(active_percent=10, finish_percent=20),
+     "2 of 20 steps run the loop (2 IV-IV); the image model takes the "),
 ])
 def test_other_plans_in_words(host, options, words):
     assert words in re.sub(r"\s+", " ", look(host, options)[1])
@@ -122,7 +125,8 @@ def test_other_plans_in_words(host, options, words):
 def test_an_image_size_below_the_clips_is_refused_with_a_finish(host):
     options = WebUIOptions(finish_percent=20, image_size=(256, 256))
     figure, price, _ = host.module("page.live").look("custom", TXT2IMG, host.module("page.panel").values_of(options))
-    assert "image_size = '32x32' cannot be used with finish_percent" in text_of(figure) and "refused: " in text_of(price)
+    assert "image_size = '32x32' cannot be used with finish_percent" in text_of(figure)
+    assert "refused: " in text_of(price)
 
 
 def test_img2img_shows_the_steps_that_are_left(host):

@@ -15,6 +15,7 @@ from .host import NAME, loaded
 from .hostile import assert_in_words
 from .test_options import any_options
 
+
 @pytest.fixture(scope="module")
 def host():
     with loaded() as host:
@@ -192,7 +193,8 @@ def test_any_arguments_are_options_or_refused_in_words(page, data):
 
 
 @pytest.mark.parametrize("name, value, field", [
-    ("gamma_go", "30.5", "gamma_go"), ("gamma_go", "4, 5", "gamma_go"), ("z_percent", None, "z_percent"), ("form", "IV-RR", "form"),
+    ("gamma_go", "30.5", "gamma_go"), ("gamma_go", "4, 5", "gamma_go"), ("z_percent", None, "z_percent"),
+    ("form", "IV-RR", "form"),
     ("interval_start", 100.5, "interval"), ("rho", float("nan"), "rho"),
     ("gamma_image_back", "4 to", "gamma_image_back"),
 ])

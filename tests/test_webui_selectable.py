@@ -121,7 +121,7 @@ def test_a_plot_answers_with_its_picture_and_the_clips(host):
     made, texts = clips(result)
     for clip, text, gamma in zip(made, texts, (4, 6), strict=True):
         assert same(clip, alone(host, sampler=NAME, options={"gamma_go": gamma}))
-        assert Options.from_infotext(host.infotext_utils.parse(text.split("\n")[-1])).gamma_go == (gamma, gamma)
+        assert Options.from_infotext(host.infotext_utils.parse(text.split("\n")[-1])).gamma_go == gamma
     assert np.array_equal(np.asarray(grid)[:, :32], made[0][0])
 
 
@@ -160,7 +160,7 @@ def test_a_request_asks_for_the_same_again(host):
 
 def test_a_script_that_goes_on_with_single_pictures_is_refused(host):
     host.evaluations.clear()
-    with pytest.raises(host.sampler.RefusedError, match="'Loopback' goes on with single pictures") as refused:
+    with pytest.raises(host.sampler.RefusedError, match="'Loopback' cannot be used with built-in motion") as refused:
         host.answer(asked(host), "Loopback", 2, None)
     assert refused.value.status_code == 422 and host.evaluations == []
     still = host.still("Euler")

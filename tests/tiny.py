@@ -54,15 +54,16 @@ def clip_model() -> CLIPModel:
 
 
 class Detector(torch.nn.Module):
-    """Called as StyleGAN-V's I3D: nine frames at least; its features are the mean colour, from -1 to 1."""
+    """Called as StyleGAN-V's I3D, on raw clips or on prepared ones: nine frames at least; its features are the mean
+    colour, from -1 to 1."""
 
     def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False,
                 return_features: bool = False) -> torch.Tensor:
         if x.shape[2] < 9:
             raise RuntimeError("input image (T: 1 H: 7 W: 7) smaller than kernel size (kT: 2 kH: 7 kW: 7)")
-        if not (rescale and resize and return_features):
+        if rescale != resize or not return_features:
             return torch.zeros(1)
-        return (x / 255 * 2 - 1).mean(dim=(2, 3, 4))
+        return ((x / 255 * 2 - 1) if rescale else x).mean(dim=(2, 3, 4))
 
 
 def saved_clip_model(path: Path) -> Path:
@@ -139,3 +140,28 @@ def saved(folder: Any, pipeline: Any) -> str:
         pipeline.register_modules(unet=network, motion_adapter=modules)
     pipeline.save_pretrained(folder)
     return str(folder)
+
+
+def umt_tensors(width: int = 64, depth: int = 2, features: int = 8) -> dict[str, torch.Tensor]:
+    """UMT's vision tower with random weights, by the names of its checkpoints, and something of its text encoder."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 0.1
+
+    encoder, tensors = "vision_encoder.encoder", {}
+    tensors[f"{encoder}.patch_embed.proj.weight"] = drawn(width, 3, 1, 16, 16)
+    tensors[f"{encoder}.patch_embed.proj.bias"] = drawn(width)
+    for k in range(depth):
+        block = f"{encoder}.blocks.{k}"
+        tensors |= {f"{block}.attn.q_bias": drawn(width), f"{block}.attn.v_bias": drawn(width),
+                    f"{block}.attn.qkv.weight": drawn(3 * width, width)}
+        for name, rows, columns in (("attn.proj", width, width), ("mlp.fc1", 2 * width, width),
+                                    ("mlp.fc2", width, 2 * width)):
+            tensors |= {f"{block}.{name}.weight": drawn(rows, columns), f"{block}.{name}.bias": drawn(rows)}
+        for name in ("norm1", "norm2"):
+            tensors |= {f"{block}.{name}.weight": 1 + drawn(width), f"{block}.{name}.bias": drawn(width)}
+    for name in (f"{encoder}.norm", "vision_encoder.pool_norm"):
+        tensors |= {f"{name}.weight": 1 + drawn(width), f"{name}.bias": drawn(width)}
+    return tensors | {"vision_proj.weight": drawn(features, width), "vision_proj.bias": drawn(features),
+                      "text_proj.weight": drawn(4, 4), "itm_head.weight": drawn(2, 4)}

@@ -14,13 +14,14 @@ WORDS = 77
 
 
 def make(device: torch.device, dtype: torch.dtype, small: bool = False) -> UNetMotionModel:
-    """The video model. ``small``: of a few channels, to try the benchmark itself."""
+    """The video model. ``small``: two levels of a few channels, to try the benchmark itself."""
     config = UNet2DConditionModel.load_config(SD15 / "unet")
     motion = {"motion_max_seq_length": 32}
     if small:
-        config = {**config, "block_out_channels": (32, 32, 32, 32), "cross_attention_dim": 32, "layers_per_block": 1}
-        motion |= {"block_out_channels": (32, 32, 32, 32), "motion_num_attention_heads": 4,
-                   "motion_layers_per_block": 1}
+        config = {**config, "block_out_channels": (32, 32), "cross_attention_dim": 32, "layers_per_block": 1,
+                  "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                  "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+        motion |= {"block_out_channels": (32, 32), "motion_num_attention_heads": 4, "motion_layers_per_block": 1}
     torch.manual_seed(0)
     with quiet(), torch.device(device):
         unet = UNetMotionModel.from_unet2d(UNet2DConditionModel.from_config(config), MotionAdapter(**motion))

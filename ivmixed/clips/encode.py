@@ -128,9 +128,12 @@ def _write_video(path: Path, frames: Iterator[Frames], fps: float, comment: Comm
     height, width, _ = first.shape
     if height % 2 or width % 2:
         raise MediaError(f"size = {width}x{height} is odd; {path.suffix} needs an even width and height")
-    with av.open(str(path), "w", options={"movflags": "faststart"} if is_mp4 else {}) as container:
+    # The same frames make the same file: WebM would have a number drawn at random, and x264's macroblock tree reads
+    # memory that nobody wrote where the width is no multiple of 128 (x264 of PyAV 18).
+    with av.open(str(path), "w", options={"movflags": "faststart"} if is_mp4 else {"fflags": "bitexact"}) as container:
         container.metadata["comment"] = _text(comment)
-        options = {"crf": "16"} if is_mp4 else {"crf": "16", "b": "0", "row-mt": "1", "cpu-used": "2"}
+        options = {"crf": "16", "mbtree": "0"} if is_mp4 else {
+            "crf": "16", "b": "0", "row-mt": "1", "cpu-used": "2"}
         stream = container.add_stream("libx264" if is_mp4 else "libvpx-vp9",
                                       Fraction(fps).limit_denominator(1001), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

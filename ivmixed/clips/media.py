@@ -99,13 +99,19 @@ def _marks(settings: Mapping[str, Any], more: Mapping[str, Any]) -> tuple[dict[s
     JSON."""
     try:
         whole = {OWNER: _texts(settings, _valid), **more}
-        mark = {OWNER: _texts(whole[OWNER], _name_only), **more}
+        mark = {OWNER: without_folders(whole[OWNER]), **more}
         readable = json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
         for text in (json.dumps(mark), readable):
             parse_object(text)
     except (JsonError, RecursionError, ValueError) as error:
         raise MediaError(f"the settings cannot be kept in the clip: what they become {shown(str(error))}") from None
     return mark, readable
+
+
+def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the comment of a clip has them: of absolute paths the file's name alone."""
+    changed: dict[str, Any] = _texts(settings, _name_only)
+    return changed
 
 
 def _texts(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:

@@ -1,6 +1,6 @@
 """Measures of a clip by neural networks. Weights are files on the disk, of a package or of yours; nothing is fetched.
 
-A clip is (frames, height, width, 3), RGB, uint8. All is computed on the CPU in float32.
+A clip is (frames, height, width, 3), RGB, uint8. All is computed in float32, on the CPU unless a device is given.
 """
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ClipScore:
     a folder that holds no such model.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         from transformers import CLIPModel, CLIPTokenizer
 
         from ..standalone.loading import quiet
@@ -89,13 +89,13 @@ class ClipScore:
         except Exception as error:  # of any kind: what a damaged file raises is up to three libraries
             raise OptionError("clip", str(folder), "a folder with a CLIPModel of transformers and its tokenizer",
                               f"cannot be loaded ({_line(error)})") from error
-        self.model.eval()
+        self.model.eval().to(device)
 
     @torch.inference_mode()
     def __call__(self, clip: Frames, prompt: str) -> float:
         words = self.tokenizer([prompt], truncation=True, return_tensors="pt",
-                               max_length=self.model.config.text_config.max_position_embeddings)
-        pictures = self._prepared(clip)
+                               max_length=self.model.config.text_config.max_position_embeddings).to(self.model.device)
+        pictures = self._prepared(clip).to(self.model.device)
         scores = [self.model(pixel_values=part, **words).logits_per_text[0] / self.model.logit_scale.exp()
                   for part in pictures.split(_AT_ONCE)]
         return float(100 * torch.cat(scores).clamp(min=0).mean())
@@ -122,20 +122,26 @@ class VideoFeatures:
     file that is none, and for a clip that the network fails on; theirs fails below 9 frames.
     """
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, file: Path, device: torch.device | str = "cpu"):
+        self.file, self.device = file, torch.device(device)
         try:
-            self.network = torch.jit.load(str(file), map_location="cpu").eval()
+            self.network = torch.jit.load(str(file), map_location=self.device).eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise self._refused(error) from error
 
     @torch.inference_mode()
     def __call__(self, clip: Frames) -> Features:
+        pictures = _pictures(clip).transpose(0, 1)[None].to(self.device)
+        features: Features = self.call(pictures, rescale=True, resize=True)[0]
+        return features
+
+    def call(self, clips: Tensor, *, rescale: bool, resize: bool) -> Features:
+        """Features (clips, features) of ``clips`` (clips, 3, frames, height, width). Raises OptionError."""
         try:
-            found = self.network(_pictures(clip).transpose(0, 1)[None], rescale=True, resize=True, return_features=True)
-            features: Features = found.flatten().double().numpy()
+            found = self.network(clips, rescale=rescale, resize=resize, return_features=True)
+            features: Features = found.reshape(len(clips), -1).double().cpu().numpy()
         except (RuntimeError, torch.jit.Error, AttributeError) as error:
-            raise self._refused(error, f" on a clip of {len(clip)} frames") from error
+            raise self._refused(error, f" on a clip of {clips.shape[2]} frames") from error
         return features
 
     def _refused(self, error: Exception, where: str = "") -> OptionError:
@@ -143,15 +149,19 @@ class VideoFeatures:
         return OptionError("fvd", str(self.file), allowed, f"failed{where} ({_line(error)})")
 
 
-def frechet_distance(made: Sequence[Features], real: Sequence[Features]) -> float:
+def frechet_distance(
+    made: Sequence[Features] | Features, real: Sequence[Features] | Features, ddof: int = 0,
+) -> float:
     """Squared Frechet distance of two Gaussians, fitted to (clips, features) each: of I3D features, the FVD.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), equation 2 of Unterthiner et al., arXiv 1812.01717. The covariances
-    have the number of clips in the denominator, as in StyleGAN-V's code. Their root is never formed: with S = A'A of
-    the centred features A, its trace is the sum of the singular values of A1 A2', exact also for few clips.
+    have the number of clips less ``ddof`` in the denominator: 0 as in StyleGAN-V's code. Their root is never formed:
+    with S = A'A of the centred features A, its trace is the sum of the singular values of A1 A2', exact also for few
+    clips.
     """
-    means = [np.mean(side, axis=0) for side in (made, real)]
-    first, second = ((np.stack(side) - mean) / np.sqrt(len(side)) for side, mean in zip((made, real), means))
+    sides = [np.stack(list(side)) for side in (made, real)]
+    means = [side.mean(axis=0) for side in sides]
+    first, second = ((side - mean) / np.sqrt(len(side) - ddof) for side, mean in zip(sides, means))
     spread = np.square(first).sum() + np.square(second).sum() - 2 * np.linalg.norm(first @ second.T, "nuc")
     return float(np.square(means[0] - means[1]).sum() + spread)
 

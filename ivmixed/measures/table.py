@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..clips import media
 from ..clips.decode import Content
 from ..clips.encode import Frames, MediaError
-from ..options import ConflictError, OptionError
+from ..options import OptionError
 from ..untrusted import shown
 from . import neural, pixels, quality
 
@@ -100,14 +100,10 @@ def measure(frames: Frames) -> tuple[Row, set[str]]:
 def _check(
     files: Sequence[Path], others: Sequence[Path], clip: Path | None, prompt: str | None, fvd: Path | None,
 ) -> None:
-    if prompt is not None and not prompt.strip():
-        raise OptionError("prompt", prompt, "a text")
-    if prompt is not None and clip is None:
-        raise ConflictError("prompt", prompt, "no --clip", because="it is for the CLIP score",
-                            remedy="give --clip FOLDER")
+    if prompt is not None and (clip is None or not prompt.strip()):
+        raise OptionError("prompt", prompt, "a text, with --clip FOLDER")
     if others and fvd is None:
-        raise ConflictError("real", str(others[0]), "no --fvd", because="the Frechet distance is taken to these clips",
-                            remedy="give --fvd FILE")
+        raise OptionError("real", str(others[0]), "clips, with --fvd FILE")
     if fvd is not None and min(len(files), len(others)) < 2:
         raise OptionError("fvd", str(fvd), "at least 2 clips, and at least 2 real ones after --real",
                           f"was given {len(files)} and {len(others)} clips")

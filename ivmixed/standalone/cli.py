@@ -1,4 +1,4 @@
-"""The command line: ``ivmixed txt2vid``, ``ivmixed metrics`` and ``ivmixed demo``."""
+"""The command line: ``ivmixed txt2vid``, ``batch``, ``bench``, ``metrics`` and ``demo``."""
 from __future__ import annotations
 
 import argparse
@@ -17,7 +17,9 @@ from ..options import Option, Options
 from ..plan import Plan
 from ..presets import PRESETS
 from ..untrusted import Refusal, shown
-from .settings import BOX, Settings
+from .batch.command import add_batch
+from .bench.command import add_bench
+from .settings import BOX, Settings, with_preset
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and a refusal need none of it
     from ..clips.encode import Frames
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and 
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
-  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the model in the box
+  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the bundled model
   ivmixed txt2vid --checkpoint sd15.safetensors --motion-module mm_sd15_v3.safetensors \\
       --prompt "a red kite over a beach" --size 512x512 --gamma-go 4 2 --interval 0 50 --out clip.mp4
   ivmixed txt2vid --from clip.mp4 --trust-paths --seed 2 --out another.mp4
@@ -53,11 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         "txt2vid", help="make a clip from a prompt", epilog=EXAMPLES, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     txt2vid.set_defaults(run=_txt2vid)
-    groups = {name: txt2vid.add_argument_group(name) for name in ("models", "clip", "image model", "sampler", "run")}
-    for option in (*SETTINGS, *Options.declared()):
-        _add_flag(groups[option.group or "sampler"], option)
-    groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
-    run = groups["run"]
+    add_settings(txt2vid)
+    run = txt2vid.add_argument_group("run")
     run.add_argument("--out", type=Path, metavar="FILE", help=".gif, .mp4, .webm, .webp, or .png for frames")
     run.add_argument("--from", dest="source", type=Path, metavar="FILE",
                      help="take the settings of a clip that ivmixed made; flags given beside it win")
@@ -75,12 +74,22 @@ def build_parser() -> argparse.ArgumentParser:
         run.add_argument(f"--{switch}", action="store_true", help=f"less memory, more time: {words}")
 
     _add_metrics(commands)
-    demo = commands.add_parser("demo", help="see the method work with the model in the box", allow_abbrev=False)
+    add_batch(commands, add_settings, settings_of)
+    add_bench(commands, add_settings, settings_of)
+    demo = commands.add_parser("demo", help="see the method work with the bundled model", allow_abbrev=False)
     demo.set_defaults(run=_demo)
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
     _add_device(demo)
     return parser
+
+
+def add_settings(parser: Any) -> None:
+    """The flags of all that makes a clip: settings, the sampler's options and presets."""
+    groups = {name: parser.add_argument_group(name) for name in ("models", "clip", "image model", "sampler")}
+    for option in (*SETTINGS, *Options.declared()):
+        _add_flag(groups[option.group or "sampler"], option)
+    groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
 
 
 def _add_metrics(commands: Any) -> None:
@@ -127,22 +136,15 @@ def _given(args: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that a command line asks for: of ``--from``, over them ``--preset``, over that the flags."""
     values: dict[str, Any] = {}
-    if args.source is not None:
+    if getattr(args, "source", None) is not None:
         from ..clips.media import read_settings
 
         values = Settings.from_dict(read_settings(args.source)).to_dict()
         if not args.trust_paths:
             _refuse_paths(args, values)
-    options = dict(values.pop("options", {}))
     if args.preset is not None:
-        preset = PRESETS[args.preset]
-        values["loop"] = preset.loop
-        if preset.cfg_scale is not None:
-            values["cfg"] = preset.cfg_scale
-        of_clip = {option.name: options[option.name] for option in Options.declared()
-                   if option.of_clip and option.name in options}
-        options = {**preset.options.to_dict(), **of_clip}
-    options |= _given(args, Options.declared())
+        values = with_preset(values, args.preset)
+    options = {**values.pop("options", {}), **_given(args, Options.declared())}
     return Settings.from_dict({**values, **_given(args, SETTINGS), "options": options})
 
 
@@ -213,11 +215,11 @@ def _plain(settings: Settings) -> Settings:
 
 
 def _hint(settings: Settings) -> None:
-    """The model in the box knows a small world only."""
+    """The bundled model knows a small world only."""
     from .box.scenes import CAPTIONS, COLOURS, MOTIONS, SHAPES
 
     if settings.checkpoint == BOX and settings.prompt not in CAPTIONS:
-        print(f'ivmixed: the model in the box knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
+        print(f'ivmixed: the bundled model knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
               f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
 
 

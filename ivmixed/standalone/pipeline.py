@@ -18,7 +18,8 @@ from torch import Tensor
 from ..clips.media import write_clip
 from ..kinds import Pair
 from ..options import ConflictError, OptionError, Options
-from ..plan import RELEASED, Move, Plan, image_latent, make_plan, released_plan
+from ..plan import Move, Plan, image_latent, make_plan
+from ..released import RELEASED, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter

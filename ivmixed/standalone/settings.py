@@ -4,14 +4,16 @@
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..kinds import Choice, Dimensions, Kind, Loras, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
 from ..options import Options, OptionSet, declare
-from ..plan import RELEASED, SOLVERS
+from ..plan import SOLVERS
+from ..presets import PRESETS
+from ..released import RELEASED
 from . import box
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -87,7 +89,7 @@ class Settings(OptionSet):
     checkpoint: str = declare(
         _FILE, BOX, group="models",
         help="checkpoint of SD 1.5 or VideoCrafter2 (.safetensors, .ckpt), or diffusers folder, also of "
-             f'ModelScope-T2V; "{BOX}" is the small model that comes with ivmixed')
+             f'ModelScope-T2V; "{BOX}" is the bundled model')
     motion_module: str | None = declare(
         _FILE, None, group="models",
         help="AnimateDiff motion module for SD 1.5: v1, v2, v3 file or MotionAdapter folder")
@@ -118,7 +120,7 @@ class Settings(OptionSet):
     negative_prompt: str = declare(Text(), "", group="clip", help="what it shall not show")
     frames: int | None = declare(
         Whole(1, 1024), None, group="clip",
-        help=f"number of frames (16, or {box.FRAMES} of the model in the box)")
+        help=f"number of frames (16, or {box.FRAMES} of the bundled model)")
     size: tuple[int, int] | None = declare(
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
     fps: float | None = declare(
@@ -141,7 +143,7 @@ class Settings(OptionSet):
     steps: int = declare(Whole(1, 1000), 25, group="clip", help="outer sampling steps")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",
-        help=f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the model in the box)")
+        help=f"CFG scale of the ordinary steps (7.5, or {box.CFG:g} of the bundled model)")
     seed: int | None = declare(
         Whole(0, 2**63 - 2, words="a whole number from 0 to 2^63 - 2"), None, group="clip",
         help="seed of the noise; one is drawn if not given")
@@ -158,3 +160,15 @@ class Settings(OptionSet):
         help="frames that the image model takes at once (all); fewer need less memory")
 
     options: Options = declare(Nested(Options), Options(), group="sampler", help="the sampler's options")
+
+
+def with_preset(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings by name with a preset over them: its options, its loop and its CFG scale, where it has one.
+
+    Options that say what a clip shows, such as the image model's prompt, stay. ``name``: a key of `PRESETS`.
+    """
+    preset, options = PRESETS[name], dict(values.get("options", {}))
+    of_clip = {option.name: options[option.name] for option in Options.declared()
+               if option.of_clip and option.name in options}
+    scale = {} if preset.cfg_scale is None else {"cfg": preset.cfg_scale}
+    return {**values, "loop": preset.loop, **scale, "options": {**preset.options.to_dict(), **of_clip}}

@@ -256,4 +256,9 @@ def _frames_of(video: str, settings: Settings, size: tuple[int, int]) -> Frames:
 
 
 def _checkpoint(settings: Settings) -> str:
-    return str(box.MODEL) if settings.checkpoint == BOX else settings.checkpoint
+    if settings.checkpoint != BOX:
+        return settings.checkpoint
+    if not (box.MODEL / "model_index.json").is_file():
+        raise OptionError("checkpoint", BOX, "a checkpoint of yours, or a git clone of the project, which has it",
+                          "is not in this copy")
+    return str(box.MODEL)

@@ -35,7 +35,7 @@ def picture(browser, url: str, theme: str, path: Path) -> None:
     with Tab(browser, url, theme, 720) as tab:
         tab.choose("#txt2img_sampling", "IV-mixed")
         tab.open()
-        for name, value in (("gamma_go_start", 7), ("gamma_go_end", 2), ("z_percent", 50), ("interval_end", 80)):
+        for name, value in (("gamma_go", "7 to 2"), ("z_percent", 50), ("interval_end", 80)):
             tab.set(PREFIX + name, value)
         tab.recognises("custom")
         tab.says("price", "84 evaluations")

@@ -9,6 +9,10 @@ from ivmixed import PRESETS, Options
 PREFIX = "#script_txt2img_ivmixed_"
 
 
+FIELD = ":is(input[type=number], input[type=text], textarea)"
+"""What is typed into."""
+
+
 class Tab:
     """The panel of the txt2img tab."""
 
@@ -57,7 +61,7 @@ class Tab:
         return self
 
     def set(self, selector, value):
-        field = self.page.locator(f"{selector} input[type=number]")
+        field = self.page.locator(f"{selector} {FIELD}")
         field.fill(str(value))
         field.press("Tab")
 
@@ -74,7 +78,7 @@ class Tab:
             "([id, preset]) => document.querySelector(id + 'preset input').value === preset", arg=[self.PREFIX, preset])
 
     def number(self, name):
-        return float(self.find(name).locator("input[type=number]").input_value())
+        return float(self.find(name).locator(FIELD).input_value())
 
     def says(self, name, words):
         """Waits until an element says these words."""
@@ -133,7 +137,7 @@ def test_the_picture_follows_every_kind_of_setting(tab):
     tab.says("picture", "ordinary step by the image model")
     assert [block for block in tab.picture()[1] if "ordinary" in block][-5:] == [
         "ivmixed-move video ordinary"] + ["ivmixed-move image ordinary"] * 4
-    tab.set(PREFIX + "gamma_go_start", 9)
+    tab.set(PREFIX + "gamma_go", "9 to 2")
     tab.page.wait_for_function(
         "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"
         ".curves['image go'][0] === 9", arg=PREFIX)
@@ -144,11 +148,21 @@ def test_the_picture_follows_every_kind_of_setting(tab):
     tab.recognises("custom")
 
 
+def test_a_form_that_the_list_does_not_have_is_typed(tab):
+    tab.open()
+    field = tab.page.locator(f"{PREFIX}form input")
+    field.fill("RV-IV")
+    field.press("Enter")
+    tab.page.wait_for_function(
+        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"
+        ".steps[0].join() === 'image go,video go,noise back,video back,video ordinary'", arg=PREFIX)
+
+
 def test_what_is_refused_is_said_at_once(tab):
     tab.open()
     tab.set(PREFIX + "interval_start", 60)
     tab.set(PREFIX + "interval_end", 20)
-    tab.says("picture", "interval = (60, 20) is not allowed")
+    tab.says("picture", "interval = [60, 20] is not allowed")
     tab.set(PREFIX + "interval_end", 80)
     tab.says("picture", "evaluations")
 
@@ -157,12 +171,12 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
     tab.open().settle().recognises("paper")
     held = []
     tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
-    tab.set(PREFIX + "gamma_back_end", 9)
+    tab.set(PREFIX + "gamma_back", 9)
     for _ in range(tab.WAIT // 100):
         if held:
             break
         tab.page.wait_for_timeout(100)
-    tab.set(PREFIX + "gamma_back_end", 4)
+    tab.set(PREFIX + "gamma_back", 4)
     tab.page.wait_for_timeout(1000)
     held[0].continue_()
     tab.recognises("custom")
@@ -172,20 +186,20 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
 @pytest.mark.parametrize("name", ["paper-videocrafter", "plain"])
 def test_a_preset_in_one_click(tab, name):
     tab.open()
-    tab.set(PREFIX + "gamma_back_end", 9)
+    tab.set(PREFIX + "gamma_back", 9)
     tab.recognises("custom")
     tab.choose(PREFIX + "preset", name)
     tab.says("picture", PRESETS[name].help)
     options = PRESETS[name].options
-    assert (tab.number("gamma_back_end"), tab.number("z_percent"), tab.number("interval_end")) == (
-        options.gamma_back[1], options.z_percent, options.interval[1])
+    assert (tab.number("gamma_back"), tab.number("z_percent"), tab.number("interval_end")) == (
+        options.gamma_back, options.z_percent, options.interval[1])
     if PRESETS[name].cfg_scale:
         assert float(tab.page.locator("#txt2img_cfg_scale input[type=number]").input_value()) == PRESETS[name].cfg_scale
 
 
 def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
     tab.open()
-    tab.set(PREFIX + "gamma_go_start", 6.5)
+    tab.set(PREFIX + "gamma_go", 6.5)
     tab.recognises("custom")
     tab.find("own_presets").locator("> .label-wrap").click()
     tab.find("preset_name").locator("input, textarea").fill("kite over a beach")
@@ -195,28 +209,27 @@ def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
 
     tab.choose(PREFIX + "preset", "paper")
     tab.says("picture", PRESETS["paper"].help)
-    assert tab.number("gamma_go_start") == 4
+    assert tab.number("gamma_go") == 4
     tab.choose(PREFIX + "preset", "kite over a beach")
     tab.page.wait_for_function(
-        "id => document.querySelector(id + 'gamma_go_start input[type=number]').value === '6.5'", arg=PREFIX)
+        "id => document.querySelector(id + 'gamma_go textarea').value === '6.5'", arg=PREFIX)
 
     tab.find("preset_name").locator("input, textarea").fill("kite")
     tab.find("preset_rename").click()
     tab.says("preset_message", "kite over a beach is kite now.")
     tab.find("preset_delete").click()
     tab.says("preset_message", "kite is deleted.")
-    assert tab.number("gamma_go_start") == 6.5
+    assert tab.number("gamma_go") == 6.5
     tab.find("preset_delete").click()
     tab.says("preset_message", "is not one of your own presets")
 
 
-def test_separate_gammas_come_when_asked_for(tab):
+def test_the_gamma_of_the_image_model_is_under_advanced(tab):
     tab.open()
+    assert not tab.find("gamma_image_go").is_visible()
     tab.find("open").get_by_text("Advanced", exact=True).click()
-    assert not tab.find("gamma_image_go_start").is_visible()
-    tab.find("separate").locator("input").check()
-    tab.find("gamma_image_go_start").wait_for(state="visible")
-    tab.set(PREFIX + "gamma_image_go_start", 8)
+    tab.find("gamma_image_go").wait_for(state="visible")
+    tab.set(PREFIX + "gamma_image_go", "0=8 50=1")
     tab.page.wait_for_function(
         "id => { const c = JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture).curves;"
         "return c['image go'][0] === 8 && c['video go'][0] === 4 }", arg=PREFIX)

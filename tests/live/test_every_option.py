@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from ivmixed.motion.options import MOTION_OPTIONS
-
 from ivmixed.webui.options import OPTIONS
 
 from .test_running_webui import different

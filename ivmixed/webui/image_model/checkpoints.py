@@ -80,7 +80,7 @@ def _check_modules_stay(p: Any) -> None:
     Source: ``modules_change`` in Forge main's ``modules_forge/main_entry.py``, which compares with this setting.
     """
     chosen = getattr(p, "hr_additional_modules", None)
-    if not p.enable_hr or not isinstance(chosen, list) or SAME_MODULES in chosen:
+    if not getattr(p, "enable_hr", False) or not isinstance(chosen, list) or SAME_MODULES in chosen:
         return
     loaded = [PurePath(path).name for path in shared.opts.data.get("forge_additional_modules", [])]
     if sorted(PurePath(path).name for path in chosen) != sorted(loaded):

@@ -15,8 +15,9 @@ from modules.infotext_utils import PasteField
 from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
+from ...clips.encode import can_write
 from ...clips.source import strip
-from ...motion import MotionOptions
+from ...motion import FORMATS, MotionOptions
 from ...options import Option
 from ...untrusted import Refusal
 from .. import MOTION
@@ -166,7 +167,7 @@ def _missing(source: Source, names: list[str]) -> str:
 
 
 def _formats(option: Option, shared: dict[str, Any]) -> list[Any]:
-    if not all(output.can_write(output.ending(name)) for name in option.kind.choices):
+    if not all(can_write(output.ending(name)) for name in FORMATS):
         shared["info"] += f". {output.NEEDS_AV}"
     return form.draw(option.kind, option, shared)
 

@@ -222,7 +222,7 @@ def test_the_clip_on_the_page_starts_the_next(tab):
     tab.press("generate")
     tab.page.locator(f"{OWN}extend").click()
     tab.page.locator(f"{OWN}message").get_by_text("begins with the last 1 frame of this one").wait_for()
-    tab.page.locator(f"{OWN}motion_start_preview").get_by_text("the last 1 frames of init_video.png").wait_for()
+    tab.page.locator(f"{OWN}motion_start_preview").get_by_text("the last 1 frame of init_video.png").wait_for()
     tab.says("price", "24 evaluations")
     tab.press("generate")
     assert "IV-mixed motion extend: 1" in tab.text("clip")

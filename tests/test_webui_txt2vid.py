@@ -436,7 +436,7 @@ def test_the_tab_shows_what_will_be_used(page, tmp_path):
     assert text_of(shown) == "4 frames of init_video.webp, 8 a second from its start. The clip has 32x32 pixels."
     assert 'src="data:image/jpeg;base64,' in shown
     assert "the 8 of the clip are spread evenly" in show(file, 0, 8, 8)
-    assert "the last 2 frames" in show(file, 2, 8, 8)
+    assert "The last 2 frames" in show(file, 2, 8, 8)
     (tmp_path / "in" / "no.mp4").write_bytes(b"nothing")
     assert 'role="alert"' in show(SimpleNamespace(name=str(tmp_path / "in" / "no.mp4")), 0, 4, 8)
     assert "drop it again" in show(SimpleNamespace(name=str(tmp_path / "gone.mp4")), 0, 4, 8)

@@ -169,7 +169,7 @@ def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
 def test_the_first_click_makes_a_clip_that_is_in_view(browser, url, width):
     """The page as it is opened: nothing is chosen, nothing is written."""
     with ClipTab(browser, url, width=width, height=900, untouched=True) as tab:
-        assert tab.page.evaluate("document.documentElement.scrollHeight") < (2000 if width > 1000 else 3000)
+        assert tab.page.evaluate("document.documentElement.scrollHeight") < (2100 if width > 1000 else 3100)
         tab.page.locator(f"{OWN}generate").click()
         tab.page.wait_for_selector(f"{OWN}clip figure img")
         tab.page.wait_for_selector(".progressDiv", state="detached")
@@ -222,7 +222,7 @@ def test_the_clip_on_the_page_starts_the_next(tab):
     tab.press("generate")
     tab.page.locator(f"{OWN}extend").click()
     tab.page.locator(f"{OWN}message").get_by_text("begins with the last 1 frame of this one").wait_for()
-    tab.page.locator(f"{OWN}motion_start_preview").get_by_text("the last 1 frame of init_video.png").wait_for()
+    tab.page.locator(f"{OWN}motion_start_preview").get_by_text("The last 1 frame of init_video.png").wait_for()
     tab.says("price", "24 evaluations")
     tab.press("generate")
     assert "IV-mixed motion extend: 1" in tab.text("clip")

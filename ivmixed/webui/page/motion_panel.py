@@ -105,7 +105,7 @@ def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
     file = io.BytesIO()
     strip(taken.frames).save(file, "JPEG")
     own = f"{taken.size[0]}x{taken.size[1]} pixels" + (f", {taken.fps:.4g} frames a second" if taken.fps else "")
-    words = f"{taken.said}. The clip has {own}."
+    words = f"{taken.said[0].upper()}{taken.said[1:]}. The clip has {own}."
     return (f'<p class="ivmixed-info">{html.escape(words)}</p><img class="ivmixed-strip" alt="{html.escape(words)}" '
             f'src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">')
 

@@ -164,7 +164,7 @@ def test_pixels_that_are_not_square_become_it(tmp_path):
 
 def test_sound_is_left_and_said(tmp_path):
     path = video(tmp_path / "a.mp4", steps(2), [0, 500], sound=True)
-    assert take(path, 1, 8).said == "1 frames of a.mp4, 8 a second from its start; its sound is left out"
+    assert take(path, 1, 8).said == "1 frame of a.mp4, 8 a second from its start; its sound is left out"
 
 
 # --- what is refused

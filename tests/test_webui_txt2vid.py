@@ -10,6 +10,7 @@ from PIL import Image
 
 from ivmixed import OptionError, Options
 from ivmixed.clips.media import write_clip
+from ivmixed.clips.source import take
 from ivmixed.measures import pixels
 from ivmixed.motion import MotionOptions
 
@@ -278,7 +279,8 @@ def test_the_panel_of_the_tab_acts(page):
 
 def test_the_strip_has_the_last_clips_alone(page, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "poster.png")
-    entry = page.host.module("page.txt2vid").Shown("page", "infotext", tmp_path / "poster.png", "label")
+    entry = page.host.module("page.txt2vid").Shown(
+        "page", "infotext", tmp_path / "poster.png", "label", (), 8.0)
     shown = page.press("generate", shown=[entry] * 12, by="built-in motion", **SMALL)
     assert len(shown.shown) == len(shown.strip["value"]) == 12
     assert shown.shown[1] is entry and shown.shown[0] is not entry
@@ -434,7 +436,7 @@ def test_the_tab_shows_what_will_be_used(page, tmp_path):
     assert text_of(shown) == "4 frames of init_video.webp, 8 a second from its start. The clip has 32x32 pixels."
     assert 'src="data:image/jpeg;base64,' in shown
     assert "the 8 of the clip are spread evenly" in show(file, 0, 8, 8)
-    assert "the last 2 frames" in show(file, 2, 8, 8)
+    assert "The last 2 frames" in show(file, 2, 8, 8)
     (tmp_path / "in" / "no.mp4").write_bytes(b"nothing")
     assert 'role="alert"' in show(SimpleNamespace(name=str(tmp_path / "in" / "no.mp4")), 0, 4, 8)
     assert "drop it again" in show(SimpleNamespace(name=str(tmp_path / "gone.mp4")), 0, 4, 8)
@@ -454,3 +456,54 @@ def test_generate_starts_from_the_clip(page, tmp_path):
     shown = page.press("generate", by="built-in motion", motion_init_video=SimpleNamespace(
         name=str(with_clip(tmp_path))), denoising_strength=0.25, **SMALL)
     assert shown.message == "" and "Denoising strength: 0.25" in shown.infotext
+
+
+def started(page, how, shown, infotext, frames=4, width=32, height=32):
+    function, _, outputs = page.event(how)
+    result = function(list(shown), infotext, frames, width, height)
+    assert len(result) == len(outputs) == 8
+    return SimpleNamespace(**dict(zip(("message", "start", "init_video", "extend", "frames", "strength", "width",
+                                       "height"), result)))
+
+
+@pytest.mark.parametrize("formats", [["GIF", "PNG"], ["WebP"]])
+def test_the_last_clip_starts_the_next_without_losses(page, formats):
+    first = page.press("generate", by="built-in motion", motion_formats=formats, **SMALL)
+    start = started(page, "restart", first.shown, first.infotext)
+    assert start.extend == 0 and "press generate" in start.message.lower() and start.start["open"] is True
+    with Image.open(first.shown[0].whole[0]) as picture:
+        expected = np.asarray(picture.convert("RGB"))
+    frames = take(start.init_video, 4, 8).frames
+    assert np.array_equal(frames[0], expected) and len({frame.tobytes() for frame in frames}) == 4
+    again = page.press("generate", shown=first.shown, by="built-in motion", denoising_strength=0.25,
+                       motion_init_video=SimpleNamespace(name=start.init_video), **SMALL)
+    assert again.message == "" and "Denoising strength: 0.25" in again.infotext
+
+
+def test_a_clip_is_extended(page):
+    first = page.press("generate", by="built-in motion", **SMALL)
+    start = started(page, "extend", first.shown, first.infotext)
+    assert (start.extend, start.strength) == (1, 1.0) and "last 1 frame of this one" in start.message
+    again = page.press("generate", by="built-in motion", denoising_strength=start.strength, motion_extend=start.extend,
+                       motion_init_video=SimpleNamespace(name=start.init_video), **SMALL)
+    assert again.message == "" and "IV-mixed motion extend: 1" in again.infotext
+    files = first.shown[0].whole[-1], again.shown[0].whole[0]
+    last, begun = (np.asarray(Image.open(file)).astype(int) for file in files)
+    assert np.abs(last - begun).max() <= 2
+    assert started(page, "extend", first.shown, first.infotext, frames=32).extend == 4
+
+
+def test_a_clip_is_made_larger(page):
+    first = page.press("generate", by="built-in motion", **SMALL)
+    start = started(page, "upscale", first.shown, first.infotext)
+    assert (start.width, start.height, start.strength, start.extend) == (64, 64, 0.5, 0)
+    assert "64x64 pixels" in start.message
+
+
+def test_without_a_clip_nothing_starts(page):
+    for shown, infotext in (([], ""), ([], "gone")):
+        assert "press Generate first" in started(page, "restart", shown, infotext).message
+    first = page.press("generate", by="built-in motion", **SMALL)
+    for file in first.shown[0].whole:
+        file.unlink()
+    assert "the files of this clip are gone" in started(page, "restart", first.shown, first.infotext).message

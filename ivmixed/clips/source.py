@@ -86,15 +86,15 @@ def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
             taken = list(deque((fitted(picture.picture()) for picture in _rated(path, content, fps)), wanted))
             if not taken:
                 raise MediaError(f"{shown(str(path))} holds no picture")
-            return Taken(taken, f"the last {len(taken)} frames of {name}, {fps:g} a second", sizes[0], content.fps)
+            return Taken(taken, f"the last {_frames(len(taken))} of {name}, {fps:g} a second", sizes[0], content.fps)
         taken, there, end = _at(content.pictures(), [k / fps for k in range(wanted)], fitted)
         if not there:
             raise MediaError(f"{shown(str(path))} holds no picture")
         if not end:  # nothing says when they are shown
             taken, there, _ = _at(_one_by_one(content.pictures(), fps), [k / fps for k in range(wanted)], fitted)
-            said = f"{len(taken)} frames of {name}, one after another"
+            said = f"{_frames(len(taken))} of {name}, one after another"
         else:
-            said = f"{len(taken)} frames of {name}, {fps:g} a second from its start"
+            said = f"{_frames(len(taken))} of {name}, {fps:g} a second from its start"
         if len(taken) < (frames or 1):
             frames = frames or 1
             length, pictures = end, content.pictures
@@ -102,11 +102,15 @@ def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
                 length, pictures = there / fps, lambda: _one_by_one(content.pictures(), fps)
             found = len(taken)
             taken, _, _ = _at(pictures(), [k * length / frames for k in range(frames)], fitted)
-            said = (f"{name} has {found} frame{'s' * (found != 1)} at {fps:g} a second: the {frames} of the clip are "
+            said = (f"{name} has {_frames(found)} at {fps:g} a second: the {frames} of the clip are "
                     "spread evenly over it")
         if content.sound:
             said += "; its sound is left out"
         return Taken(taken, said, sizes[0], content.fps)
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame" + "s" * (count != 1)
 
 
 def crop_and_resize(picture: Image.Image, width: int, height: int) -> Image.Image:

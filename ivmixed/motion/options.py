@@ -41,8 +41,8 @@ class MotionOptions(MotionControls):
 
     init_video: bytes | None = declare(
         Data(), None, advanced=True, title="Start from a clip",
-        help="img2img alone: a GIF, MP4, WebM, WebP or PNG whose frames the clip begins with, each frame with its own, "
-             "taken at the clip's FPS; the denoising strength says how much of them is made anew",
+        help="A GIF, MP4, WebM, WebP or PNG whose frames the clip begins with, each frame with its own, taken at the "
+             "clip's FPS; the denoising strength says how much is made anew. In img2img and the tab txt2vid",
     )
     extend: int = declare(
         Whole(0, 1023), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",

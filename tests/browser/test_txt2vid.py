@@ -2,7 +2,9 @@
 import pytest
 
 from ivmixed import PRESETS
+from ivmixed.clips.media import write_clip
 
+from ..test_webui_start import colours
 from .test_panel import Tab, colour, contrast
 
 OWN = "#ivmixed_txt2vid_"
@@ -167,7 +169,7 @@ def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
 def test_the_first_click_makes_a_clip_that_is_in_view(browser, url, width):
     """The page as it is opened: nothing is chosen, nothing is written."""
     with ClipTab(browser, url, width=width, height=900, untouched=True) as tab:
-        assert tab.page.evaluate("document.documentElement.scrollHeight") < (2000 if width > 1000 else 3000)
+        assert tab.page.evaluate("document.documentElement.scrollHeight") < (2100 if width > 1000 else 3100)
         tab.page.locator(f"{OWN}generate").click()
         tab.page.wait_for_selector(f"{OWN}clip figure img")
         tab.page.wait_for_selector(".progressDiv", state="detached")
@@ -200,3 +202,27 @@ def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
         background = colour(tab, f"{OWN}results", "backgroundColor")
         for selector in ("figcaption", ".ivmixed-table td"):
             assert contrast(colour(tab, f"{OWN}clip {selector}", "color"), background) >= 4.5
+
+
+def test_a_clip_is_dropped_shown_and_started_from(tab, tmp_path):
+    write_clip(tmp_path / "in.gif", colours(12), 24, {})
+    tab.page.locator(f"{OWN}motion_start > .label-wrap").click()
+    tab.page.locator(f"{OWN}motion_init_video input[type=file]").set_input_files(tmp_path / "in.gif")
+    preview = tab.page.locator(f"{OWN}motion_start_preview")
+    preview.get_by_text("4 frames of init_video.gif, 8 a second from its start.").wait_for()
+    tab.page.wait_for_function("id => document.querySelector(id + 'motion_start_preview img').naturalWidth > 200",
+                               arg=OWN)
+    tab.set(OWN + "denoising_strength", 0.5)
+    tab.says("price", "14 evaluations")  # 4 of 6 steps
+    tab.press("generate")
+    assert "Denoising strength: 0.5" in tab.text("clip") and "Evaluations\t14" in tab.text("clip")
+
+
+def test_the_clip_on_the_page_starts_the_next(tab):
+    tab.press("generate")
+    tab.page.locator(f"{OWN}extend").click()
+    tab.page.locator(f"{OWN}message").get_by_text("begins with the last 1 frame of this one").wait_for()
+    tab.page.locator(f"{OWN}motion_start_preview").get_by_text("The last 1 frame of init_video.png").wait_for()
+    tab.says("price", "24 evaluations")
+    tab.press("generate")
+    assert "IV-mixed motion extend: 1" in tab.text("clip")

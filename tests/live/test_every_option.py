@@ -1,4 +1,5 @@
 """Every option, once, in a running WebUI: the clip is another one, and costs what the plan says."""
+import base64
 import io
 import os
 import time
@@ -218,7 +219,8 @@ def durations(file):
 
 LONG = {"frames": 7, "context": 4, "steps": 1, "sampler_name": "Euler"}
 SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse",
-        "kind"}  # kind: needs a module whose file does not tell, see tests/test_webui_motion.py
+        "kind",  # needs a module whose file does not tell, see tests/test_webui_motion.py
+        "init_video", "extend"}
 
 
 class TestBuiltInMotion:
@@ -242,6 +244,21 @@ class TestBuiltInMotion:
         plain, other = webui.generate(**LONG), webui.generate(**LONG, motion=motion)
         assert len(other.frames) == 7 and other.frames != plain.frames  # a frame may lie in the same windows
         assert other.field("IV-mixed motion " + next(iter(motion)).replace("_", " ")) is not None
+
+    def test_a_clip_starts_from_another(self, webui):
+        first = webui.generate(frames=4, motion={"formats": ["WebP", "PNG"]})
+        video = base64.b64encode(first.files[0]).decode()
+        common = {"kind": "img2img", "frames": 4, "init_images": []}
+        weak, strong = (webui.generate(**common, denoising_strength=strength, motion={"init_video": video})
+                        for strength in (0.1, 1.0))
+        pictures = [base64.b64encode(file).decode() for file in first.files[1:]]
+        same = webui.generate("img2img", frames=4, init_images=pictures, denoising_strength=0.1)
+        assert weak.frames == same.frames and different(weak.frames, strong.frames)
+        assert weak.field("IV-mixed motion start").startswith("4 frames of init_video.webp")
+        longer = webui.mixed(**common, denoising_strength=1.0, motion={"init_video": video, "extend": 2})
+        assert longer.field("IV-mixed motion extend") == "2" and different(longer.frames, strong.frames)
+        with pytest.raises(Refused, match="is not for txt2img"):
+            webui.generate(frames=4, motion={"init_video": video})
 
     def test_frames_a_second(self, webui):
         assert set(durations(webui.generate(steps=1, motion={"fps": 5}).files[0])) == {200}

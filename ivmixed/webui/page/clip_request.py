@@ -66,12 +66,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``evaluations`` are
-    those that were made, of so many ``planned``, and None with a sampler of the host's."""
+    """A finished clip. ``file`` is one that a page can play, None where none could be written; ``whole`` has its frames
+    as exactly as there are files of them: PNG files, or that one; ``evaluations`` are those that were made, of so many
+    ``planned``, and None with a sampler of the host's."""
 
     title: str
     file: Path | None
+    whole: list[Path]
     poster: Image.Image
+    fps: float
     infotext: str
     comments: str
     seed: int
@@ -135,8 +138,11 @@ def _make(title: str, wanted: Wanted) -> Made:
     frames = np.stack(kept.frames[:wanted.motion.frames])
     files = [Path(image) for image in result.images if isinstance(image, str)] if kept.clip is None else kept.clip.files
     evaluations, planned, seconds = kept.sampled or (None, None, whole)
+    played = output.to_play(files, list(frames), wanted.motion.fps)
+    stills = [file for file in files if file.suffix == ".png"]
     return Made(
-        title=title, file=output.to_play(files, list(frames), wanted.motion.fps), poster=Image.fromarray(frames[0]),
+        title=title, file=played, whole=stills if len(stills) == len(frames) else [played] if played else [],
+        poster=Image.fromarray(frames[0]), fps=wanted.motion.fps,
         infotext=result.infotexts[result.index_of_first_image], comments=result.comments, seed=int(result.all_seeds[0]),
         evaluations=evaluations, planned=planned, seconds=seconds, measures=_measures(frames),
         interrupted=shared.state.interrupted or shared.state.skipped)

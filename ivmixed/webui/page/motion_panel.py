@@ -47,19 +47,26 @@ def build(elem_id: Callable[[str], str], is_img2img: bool) -> tuple[list[Any], l
     return [accordion, *motion.components], [PasteField(accordion, _is_open), *motion.fields]
 
 
+class MotionForm(form.Form):
+    """The form of the options of motion."""
+
+    start: Any
+    """Its accordion "Start from a clip"."""
+
+
 STARTS = ("init_video", "extend")
 """The options of a clip that starts from another."""
 
 
 def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
-               starts: bool = True, more: Callable[[], None] = lambda: None) -> form.Form:
+               starts: bool = True, more: Callable[[], None] = lambda: None) -> MotionForm:
     """The form of the options.
 
     The list of motion modules is that of the source which the component ``by`` has as its value. ``starts``: whether a
     clip may start from another here; ``more`` draws what else belongs there.
     """
     sources = sources or {None: BUILT_IN}
-    made = form.Form(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
+    made = MotionForm(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
         "model": lambda option, shared: [_modules(elem_id, shared, by, sources)], "formats": _formats})
     first, *others = form.basic(MotionOptions)
     made.draw([first])
@@ -67,7 +74,7 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
         made.draw(others)
     with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
         made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
-    with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts):
+    with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])
         more()
         if starts:
@@ -98,7 +105,7 @@ def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
     file = io.BytesIO()
     strip(taken.frames).save(file, "JPEG")
     own = f"{taken.size[0]}x{taken.size[1]} pixels" + (f", {taken.fps:.4g} frames a second" if taken.fps else "")
-    words = f"{taken.said}. The clip has {own}."
+    words = f"{taken.said[0].upper()}{taken.said[1:]}. The clip has {own}."
     return (f'<p class="ivmixed-info">{html.escape(words)}</p><img class="ivmixed-strip" alt="{html.escape(words)}" '
             f'src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">')
 

@@ -9,6 +9,7 @@ import html
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,9 +24,11 @@ from modules.ui_common import plaintext_to_html
 from modules.ui_tempdir import register_tmp_file
 from modules.ui_toprow import Toprow
 
+from ...clips.encode import MediaError
 from ...kinds import Number, Text, Whole
 from ...motion import MotionError, MotionOptions, TravelError
-from ...options import Option, OptionError, OptionSet, declare
+from ...options import Option, OptionSet, declare
+from ...untrusted import Refusal
 from ...untrusted import shown as bounded
 from .. import MOTION, NAME, hosts, log, preview, scratch
 from ..builtin import generation
@@ -78,6 +81,9 @@ class Shown(NamedTuple):
     infotext: str
     poster: Path
     label: str
+    whole: tuple[Path, ...]
+    """The frames, as exactly as there are files of them."""
+    fps: float
 
 
 def build() -> list[tuple[gr.Blocks, str, str]]:
@@ -90,6 +96,7 @@ def build() -> list[tuple[gr.Blocks, str, str]]:
             with gr.Column(variant="panel", elem_id=f"{TAB}_results"):
                 results = _Results()
         settings.connect(toprow)
+        results.connect_starts(settings)
         results.connect([toprow.prompt, toprow.negative_prompt, toprow.ui_styles.dropdown, *settings.components],
                         settings.read, toprow)
     return [(page, hosts.find().tab_title("txt2vid"), TAB)]
@@ -185,6 +192,9 @@ class _Results:
             self.compare, self.send = (
                 gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{name}")
                 for name, text in (("compare", "Compare with plain"), ("send", "Send to txt2img")))
+        with gr.Row():
+            self.starts = {how: gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{how}") for how, text in (
+                ("restart", "Start from this clip"), ("extend", "Extend"), ("upscale", "Upscale"))}
         with gr.Column(elem_id=f"{TAB}_clip_frame"), gr.Column(elem_id=f"{TAB}_clip_box"):
             self.clip = gr.HTML(EMPTY, elem_id=f"{TAB}_clip")
         self.log = gr.HTML("", elem_id=f"{TAB}_log")
@@ -212,10 +222,65 @@ class _Results:
             source_image_component=None))
 
 
+    def connect_starts(self, settings: _Settings) -> None:
+        """The buttons that put the shown clip into the settings of the next one."""
+        host = dict(zip((option.name for option in HostSettings.declared()), settings.host.components))
+        motion = dict(zip((option.name for option in form.ordered(MotionOptions)), settings.motion.components))
+        outputs = [self.message, settings.motion.start, motion["init_video"], motion["extend"], motion["frames"],
+                   host["denoising_strength"], host["width"], host["height"]]
+        for how, button in self.starts.items():
+            button.click(partial(start_from, how), show_progress="hidden", queue=False, outputs=outputs, inputs=[
+                self.shown, self.infotext, motion["frames"], host["width"], host["height"]])
+
+
 EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
 
 
 _messages = itertools.count()
+
+KEPT = 4
+"""Frames by which a clip is extended: a quarter of the usual context, as windows overlap."""
+LARGEST = 8192
+
+
+def start_from(how: str, shown: list[Shown], infotext: str, frames: int, width: int, height: int) -> list[Any]:
+    """What the page shows after one of the buttons that start the next clip from the shown one, see
+    `_Results.connect_starts`.
+
+    "restart": from all of it; "extend": from its last frames, which stay, the others from noise; "upscale": from all
+    of it at twice the size, as hires fix does with a picture.
+    """
+    entry = next((entry for entry in shown if entry.infotext == infotext), None)
+    try:
+        if entry is None:
+            raise MediaError("there is no clip to start from yet: press Generate first")
+        file = _whole(entry)
+    except (MediaError, OSError) as error:
+        words = html.escape(str(error).removeprefix("IV-mixed: "))
+        return [f'<p role="alert" class="ivmixed-error">{words}</p>', *[gr.update()] * 7]
+    kept = min(KEPT, max(1, frames // 4))
+    extend, strength, size = 0, gr.update(), (width, height)
+    said = "The next clip starts from this one: the denoising strength says how much of it is made anew."
+    if how == "extend":
+        extend, strength = kept, 1.0
+        said = (f"The next clip begins with the last {kept} frame{'s' * (kept != 1)} of this one, which stay, and goes "
+                "on from there.")
+    elif how == "upscale":
+        size, strength = (min(2 * width, LARGEST), min(2 * height, LARGEST)), 0.5
+        said = f"The next clip is this one at {size[0]}x{size[1]} pixels, half of it made anew."
+    return [f'<p role="status">{said} Press Generate.</p>', gr.update(open=True), file, extend, frames, strength, *size]
+
+
+def _whole(entry: Shown) -> str:
+    """A file of the clip, without losses where its frames are there. Raises MediaError, OSError."""
+    if not all(file.is_file() for file in entry.whole) or not entry.whole:
+        raise MediaError("the files of this clip are gone")
+    if len(entry.whole) == 1:
+        return str(entry.whole[0])
+    pictures = [Image.open(file, formats=["PNG"]).convert("RGB") for file in entry.whole]
+    file = scratch.folder() / "clip.png"
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=1000 / entry.fps, loop=0)
+    return str(file)
 
 
 def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
@@ -227,7 +292,7 @@ def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
         made = make()
     except Exception as error:
         words = str(error).removeprefix("IV-mixed: ")
-        if isinstance(error, (OptionError, MotionError, TravelError, RefusedError)) or words != str(error):
+        if isinstance(error, (Refusal, MotionError, TravelError, RefusedError)) or words != str(error):
             log.warning(f"no clip: {words}")
         else:
             log.error("no clip", exc_info=error)
@@ -248,7 +313,8 @@ def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
             register_tmp_file(shared.demo, str(clip.file))
     page = _figures(made)
     try:
-        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}"), *shown][:LAST]
+        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}", tuple(last.whole), last.fps),
+                 *shown][:LAST]
     except OSError as error:
         log.warning(f"the clip is not among the last ones: its poster cannot be written ({error})")
     there = [entry for entry in shown if entry.poster.is_file()]

@@ -50,11 +50,13 @@ def init(p):
 
 
 def encode_pictures(p):
-    """The pictures of img2img as latents, one for all rows or one for each; the inverse of what `pictures_of` shows."""
+    """The pictures of img2img as latents, one for all rows or one for each; the inverse of what `pictures_of` shows.
+
+    All latents here are of one size."""
     if p.resize_mode != 3:
         p.init_images = [images.resize_image(p.resize_mode, picture, p.width, p.height) for picture in p.init_images]
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in p.init_images])).float() / 255
-    small = torch.nn.functional.avg_pool2d(pixels.permute(0, 3, 1, 2), 8)
+    small = torch.nn.functional.adaptive_avg_pool2d(pixels.permute(0, 3, 1, 2), 4)
     latents = torch.cat([6 * (small - 0.5), torch.zeros_like(small[:, :1])], 1)
     p.init_latent = latents.expand(p.batch_size, -1, -1, -1) if len(latents) == 1 else latents
 

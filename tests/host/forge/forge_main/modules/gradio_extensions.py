@@ -29,5 +29,5 @@ if gr.__version__.startswith("4."):  # the tests of the sampler run this host on
 
     gradio.component_meta.create_or_modify_pyi = lambda *args: None  # it writes beside the file of every component
     gradio.component_meta.updateable = lambda function: function  # as the host has it
-    for _cls in (gr.Button, gr.Checkbox, gr.Dropdown, gr.Number, gr.Slider, gr.Textbox):
+    for _cls in (gr.Button, gr.Checkbox, gr.Dropdown, gr.File, gr.Number, gr.Slider, gr.Textbox):
         _with_old_name(_cls)

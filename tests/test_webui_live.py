@@ -153,7 +153,8 @@ def test_the_time_stands_beside_the_price(host):
         assert look(host, WebUIOptions())[2].endswith(f"times plain AnimateDiff, about {words} a clip")
     built_in = {"built_in": True, "built_in_frames": 32, "frames": None}
     assert look(host, WebUIOptions(), **built_in)[2].endswith("about 4 h 2 min a clip")
-    assert look(host, WebUIOptions(), **{**built_in, "built_in": False})[2].endswith("times plain AnimateDiff")
+    assert look(host, WebUIOptions(), **built_in, free_init=2)[2].endswith("about 8 h 4 min a clip")
+    assert look(host, WebUIOptions(), **{**built_in, "built_in": False}, free_init=2)[2].endswith("times plain AnimateDiff")
     store.path.unlink()
 
 
@@ -322,4 +323,4 @@ def test_every_setting_and_what_the_host_has_of_it_asks_for_a_new_picture(page):
     assert watched == {component.elem_id for component in page.components} | {
         f"txt2img_{name}" for name in ("sampling", "steps", "scheduler", "cfg_scale", "width", "height")} | {
         "txt2img-ad-video-length", "script_txt2img_ivmixed_motion_open-checkbox",
-        "script_txt2img_ivmixed_motion_frames"}
+        "script_txt2img_ivmixed_motion_frames", "script_txt2img_ivmixed_motion_free_init"}

@@ -230,7 +230,7 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_context_beyond_the_motion_modules_positions_is_refused_before_loading(capsys, tmp_path, video, monkeypatch):
+def test_a_context_beyond_the_modules_positions_is_refused(capsys, tmp_path, video, monkeypatch):
     monkeypatch.setattr(txt2vid, "load", None)
     code, _, error = run(capsys, *make(video, "--frames", 17, "--context", 17, "--out", tmp_path / "clip.gif"))
     assert code == 2 and "context = 17 is too much for a clip of 17 frames" in error and "2 to 16" in error
@@ -240,8 +240,8 @@ def test_a_context_beyond_the_motion_modules_positions_is_refused_before_loading
 
 def test_a_long_clip_with_all_options_of_motion(capsys, tmp_path, video):
     path, again = tmp_path / "long.png", tmp_path / "again.png"
-    options = ["--context", 4, "--overlap", 2, "--fuse", "linear", "--noise", "freenoise", "--free-init", 2, "--seed", 1,
-               "--motion-strength", 1.5, 0.5, "--motion-strength-frames", "0=1", "9=0", "--attention-scale", 0.8,
+    options = ["--context", 4, "--overlap", 2, "--fuse", "linear", "--noise", "freenoise", "--free-init", 2,
+               "--seed", 1, "--motion-strength", 1.5, 0.5, "--motion-strength-frames", "0=1", "9=0", "--attention-scale", 0.8,
                "--prompt", "0: one\n9: two"]
     code, out, _ = run(capsys, *make(video, "--out", path, "--json", *options, "--frames", 10))
     assert code == 0

@@ -154,7 +154,8 @@ def test_the_time_stands_beside_the_price(host):
     built_in = {"built_in": True, "built_in_frames": 32, "frames": None}
     assert look(host, WebUIOptions(), **built_in)[2].endswith("about 4 h 2 min a clip")
     assert look(host, WebUIOptions(), **built_in, free_init=2)[2].endswith("about 8 h 4 min a clip")
-    assert look(host, WebUIOptions(), **{**built_in, "built_in": False}, free_init=2)[2].endswith("times plain AnimateDiff")
+    off = {**built_in, "built_in": False, "free_init": 2}
+    assert look(host, WebUIOptions(), **off)[2].endswith("times plain AnimateDiff")
     store.path.unlink()
 
 

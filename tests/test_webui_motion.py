@@ -696,8 +696,20 @@ def test_strength_over_steps_and_frames(host, sampler):
             assert not torch.allclose(call.out, moved(host, call, module, 4))
 
 
+def test_motion_strength_is_an_axis_of_the_plot(host):
+    cells = host.plot.run(request(host), "[IV-mixed] motion strength", "0, 0.5, 2 to 1")
+    for (cell, _), strength in zip(cells, (0, 0.5, (2, 1))):
+        alone = request(host, motion_strength=strength)
+        assert torch.equal(host.run(alone), cell.latents)
+    assert len(cells) == 3
+    off = host.still("Euler")
+    with pytest.raises(host.sampler.RefusedError, match="cannot be used with motion that is off"):
+        host.plot.run(off, "[IV-mixed] motion strength", "0.5")
+
+
 def test_a_keyframe_beyond_the_clip_is_refused(host):
-    with pytest.raises(host.sampler.RefusedError, match=r"motion_strength_frames = '0=1 9=0' cannot be used with frames"):
+    words = r"motion_strength_frames = '0=1 9=0' cannot be used with frames = 4"
+    with pytest.raises(host.sampler.RefusedError, match=words):
         host.run(request(host, motion_strength_frames="0=1 9=0"))
 
 
@@ -756,5 +768,5 @@ def test_steps_and_scale_that_do_not_fit_a_distilled_module_are_said(host):
     host.modules["v2.safetensors"].kind = LIGHTNING[4]
     p = request(host, model="v2.safetensors")
     host.run(p)
-    said = "AnimateDiff-Lightning 4-step was distilled to 4 steps at CFG scale 1 or less, and the clip has 3 steps and 7"
+    said = "AnimateDiff-Lightning 4-step was distilled to 4 steps at CFG scale 1 or less, and the clip has 3 steps and"
     assert [line for line in host.log.lines if line.startswith(said)] and any(said in text for text in p.comments)

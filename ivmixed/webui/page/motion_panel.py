@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ from modules.infotext_utils import PasteField
 from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
-from ...motion import MotionOptions
-from ...options import Option
-from .. import MOTION
+from ...motion import MotionControls, MotionOptions
+from ...options import ConflictError, Option
+from .. import MOTION, request
 from ..builtin import generation, output
 from . import form
 
@@ -57,6 +58,17 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
         made.draw(form.advanced(MotionOptions))
     return made
+
+
+def options_of(p: Any, arguments: Any) -> MotionOptions | None:
+    """The options of a generation, with those of its cell in an X/Y/Z plot; None: motion is off. Raises OptionError."""
+    options, cell = from_arguments(arguments), request.of(p).of_cell(MotionControls)
+    if options is None:
+        for name, value in cell.items():
+            raise ConflictError(name, value, "motion that is off", because=f"it is an option of {MOTION}",
+                                remedy="switch that on")
+        return None
+    return replace(options, **cell)
 
 
 def from_arguments(arguments: Any) -> MotionOptions | None:

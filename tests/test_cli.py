@@ -241,8 +241,8 @@ def test_a_context_beyond_the_modules_positions_is_refused(capsys, tmp_path, vid
 def test_a_long_clip_with_all_options_of_motion(capsys, tmp_path, video):
     path, again = tmp_path / "long.png", tmp_path / "again.png"
     options = ["--context", 4, "--overlap", 2, "--fuse", "linear", "--noise", "freenoise", "--free-init", 2,
-               "--seed", 1, "--motion-strength", 1.5, 0.5, "--motion-strength-frames", "0=1", "9=0", "--attention-scale", 0.8,
-               "--prompt", "0: one\n9: two"]
+               "--seed", 1, "--motion-strength", 1.5, 0.5, "--motion-strength-frames", "0=1", "9=0",
+               "--attention-scale", 0.8, "--prompt", "0: one\n9: two"]
     code, out, _ = run(capsys, *make(video, "--out", path, "--json", *options, "--frames", 10))
     assert code == 0
     report = json.loads(out)

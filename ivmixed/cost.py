@@ -33,4 +33,4 @@ def times_plain(plan: Plan, size: tuple[int, int] | None = None) -> float:
 
     ``size``: as of `work`.
     """
-    return work(plan, size) / plan.steps
+    return work(plan, size) / max(plan.steps, 1)

@@ -7,6 +7,8 @@ A new kind is one class here. How a page draws it is said in `ivmixed.webui.page
 """
 from __future__ import annotations
 
+import base64
+import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +55,8 @@ class Kind(ABC):
     """The names of its parts, where a page has a component for each."""
     words: str = ""
     """What is allowed, where the kind's own words do not do."""
+    longest: ClassVar[int] = LONGEST_TEXT
+    """Characters of a value that is given as a text."""
 
     @property
     def allowed(self) -> str:
@@ -399,6 +403,39 @@ class Text(Kind):
 
     def schema(self) -> Schema:
         return {"type": "string", "maxLength": LONGEST_TEXT}
+
+
+@dataclass(frozen=True)
+class Data(Kind):
+    """The bytes of a file, no more than ``most``; in JSON as base64, which may be in a data URL. Never a path."""
+
+    noun = "file"
+    most: ClassVar[int] = 1 << 28
+    longest = 4 * most // 3 + 200
+    words: str = ""
+
+    def _allowed(self) -> str:
+        return f"the bytes of a file in base64, at most {self.most >> 20} MiB"
+
+    def check(self, value: Any) -> bytes:
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value.partition(";base64,")[2] if value.startswith("data:") else value,
+                                         validate=True)
+            except (binascii.Error, ValueError):
+                raise NotAllowed("is no base64") from None
+        if not isinstance(value, bytes) or not 0 < len(value) <= self.most:
+            raise NotAllowed
+        return value
+
+    def to_text(self, value: Any) -> str:
+        return ""
+
+    def to_json(self, value: Any) -> str:
+        return base64.b64encode(value).decode()
+
+    def schema(self) -> Schema:
+        return {"type": "string", "contentEncoding": "base64", "maxLength": self.longest}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .kinds import (
-    LONGEST_TEXT,
     Choice,
     Curve,
     Dimensions,
@@ -139,7 +138,7 @@ class Option:
         empty = isinstance(value, str) and self.kind.typed and not value.strip()
         if self.default is None and (value is None or empty):
             return None
-        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        if isinstance(value, str) and len(value) > self.kind.longest:
             raise OptionError(self.name, value, self.allowed, f"has {len(value)} characters")
         try:
             return check(given)
@@ -208,8 +207,8 @@ class OptionSet:
                 if getattr(self, option.name) != option.default}
 
     def to_infotext(self) -> dict[str, str]:
-        """The values that differ from the defaults, as infotext keys and texts."""
-        options = {name: self.option(name) for name in self.changed()}
+        """The values that differ from the defaults, as infotext keys and texts; of options that have a key."""
+        options = {name: option for name in self.changed() if (option := self.option(name)).label}
         return {option.label: option.to_text(getattr(self, name)) for name, option in options.items()}
 
     @classmethod

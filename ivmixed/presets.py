@@ -40,7 +40,7 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "released-videocrafter": Preset(
         "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
         "videocrafter"),
-    "box": Preset("what suits the small model that comes along: the extra loop in every eighth step",
+    "box": Preset("what suits the bundled model: the extra loop in every eighth step",
                   Options(active_percent=12.5), None, model="box"),
     "plain": Preset("no extra loop: the video model alone", Options().plain(), None),
 })

@@ -473,3 +473,10 @@ def test_any_value_of_any_flag_is_taken_or_refused_in_a_line(pairs):
         code = main(["txt2vid", "--plan", "--json", *line])
     assert code in (0, 2) and (error.getvalue().count("\n") == 1) == (code == 2)
     assert len(error.getvalue()) < 1500
+
+
+def test_a_copy_without_the_bundled_model_says_so(monkeypatch, tmp_path, capsys):
+    """As a zip of the repository is."""
+    monkeypatch.setattr("ivmixed.standalone.box.MODEL", tmp_path / "model")
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "checkpoint = 'box' is not in this copy; allowed: a checkpoint of yours, or a git" in capsys.readouterr().err

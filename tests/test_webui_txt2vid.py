@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from ivmixed import OptionError, Options
+from ivmixed.clips.media import write_clip
 from ivmixed.measures import pixels
 from ivmixed.motion import MotionOptions
 
 from .host import NAME, loaded
 from .host.forge_host import HOSTS, loaded_forge
 from .test_webui_motion import MOTION, with_modules
+from .test_webui_start import colours
 
 TAB = "ivmixed_txt2vid_"
 PLAIN = {"interval": [0, 0]}
@@ -42,8 +44,8 @@ def prepared(host, folder):
 def wanted(host, **fields):
     motion = MotionOptions(**{"model": "v3.safetensors", "frames": 4, **fields.pop("motion", {})})
     own = {"prompt": "a kite", "negative_prompt": "blurry", "styles": [], "sampler": NAME, "scheduler": "Automatic",
-           "steps": 4, "width": 32, "height": 32, "cfg_scale": 7.5, "seed": 5, "by_extension": False, "motion": motion,
-           "options": Options()}
+           "steps": 4, "width": 32, "height": 32, "cfg_scale": 7.5, "seed": 5, "denoising_strength": 0.6,
+           "by_extension": False, "motion": motion, "options": Options()}
     return host.module("page.clip_request").Wanted(**{**own, **fields})
 
 
@@ -398,3 +400,57 @@ def test_infotext_comes_back_into_the_tab(page):
                                             "motion_model", "ivmixed_z_percent")} == {
         "sampling": NAME, "steps": 5, "seed": 7, "width": 32, "motion_frames": 4, "motion_fps": 12,
         "motion_model": "v3.safetensors", "ivmixed_z_percent": 50}
+
+
+# --- a clip that starts from another
+
+def with_clip(folder, count=4):
+    (folder / "in").mkdir()
+    write_clip(folder / "in" / "clip.webp", colours(count), 8, {})
+    return folder / "in" / "clip.webp"
+
+
+def test_a_clip_may_start_from_another(any_host, tmp_path):
+    file = with_clip(tmp_path)
+    given = wanted(any_host, motion={"init_video": file.read_bytes()}, denoising_strength=0.5)
+    clip, = make(any_host, given)
+    assert clip.evaluations == given.plan().evaluations == 9 < 14
+    assert "Denoising strength: 0.5" in clip.infotext
+    assert "4 frames of init_video.webp" in clip.infotext
+    plain, mixed = make(any_host, given, "compare")
+    assert (plain.evaluations, mixed.evaluations) == (3, 9) and np.array_equal(mixed.poster, clip.poster)
+
+
+def test_the_extension_takes_no_clip_to_start_from(host, tmp_path):
+    with pytest.raises(OptionError, match="cannot be used with motion of the AnimateDiff extension"):
+        make(host, wanted(host, by_extension=True, motion={"init_video": with_clip(tmp_path).read_bytes()}))
+    assert host.evaluations == []
+
+
+def test_the_tab_shows_what_will_be_used(page, tmp_path):
+    file = SimpleNamespace(name=str(with_clip(tmp_path)))
+    show = page.host.module("page.motion_panel").preview_start
+    shown = show(file, 0, 4, 8)
+    assert text_of(shown) == "4 frames of init_video.webp, 8 a second from its start. The clip has 32x32 pixels."
+    assert 'src="data:image/jpeg;base64,' in shown
+    assert "the 8 of the clip are spread evenly" in show(file, 0, 8, 8)
+    assert "the last 2 frames" in show(file, 2, 8, 8)
+    (tmp_path / "in" / "no.mp4").write_bytes(b"nothing")
+    assert 'role="alert"' in show(SimpleNamespace(name=str(tmp_path / "in" / "no.mp4")), 0, 4, 8)
+    assert "drop it again" in show(SimpleNamespace(name=str(tmp_path / "gone.mp4")), 0, 4, 8)
+    assert show(None, 0, 4, 8) == ""
+
+
+def test_the_price_in_the_tab_follows_the_clip(page, tmp_path):
+    file = SimpleNamespace(name=str(with_clip(tmp_path)))
+    look, values = page.host.module("page.live").look, page.host.module("page.panel").values_of(page.host.module(
+        "options").WebUIOptions())
+    for init_video, evaluations in ((None, 119), (file, 74)):
+        host = {"steps": 25, "denoising_strength": 0.6, "init_video": init_video}
+        assert f"{evaluations} evaluations" in text_of(look("custom", host, values)[1])
+
+
+def test_generate_starts_from_the_clip(page, tmp_path):
+    shown = page.press("generate", by="built-in motion", motion_init_video=SimpleNamespace(
+        name=str(with_clip(tmp_path))), denoising_strength=0.25, **SMALL)
+    assert shown.message == "" and "Denoising strength: 0.25" in shown.infotext

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -80,7 +80,8 @@ def reading(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise MediaError(f"{shown(str(path))} needs more memory than there is") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror and not isinstance(error, av.FFmpegError):
+        av = sys.modules.get("av")  # its errors are the disk's by their class
+        if isinstance(error, OSError) and error.strerror and not (av and isinstance(error, av.FFmpegError)):
             raise MediaError(f"{shown(str(path))} cannot be read: {error.strerror}") from error
         raise MediaError(f"{shown(str(path))} cannot be read as a clip; it may be damaged, or of another format than "
                          f"{', '.join(SIGNATURES)}") from error
@@ -91,20 +92,25 @@ def _too_large(path: Path) -> MediaError:
                       f"frames, {MAX_FRAMES} frames")
 
 
-def _allow(file: Path, frames: int, size: tuple[int, int]) -> None:
+def allow(file: Path, frames: int, size: tuple[int, int]) -> None:
     """Refuses what is too large to be decoded."""
     pixels = size[0] * size[1]
     if pixels > MAX_PICTURE or frames > MAX_FRAMES or frames * pixels > MAX_PIXELS:
         raise _too_large(file)
 
 
-def format_of(file: Path) -> str:
-    """The ending that a file should have, by its first bytes. Raises ValueError for one of no clip."""
-    with file.open("rb") as opened:
-        head = opened.read(16)
+def ending_of(head: bytes) -> str:
+    """The ending that a file should have which begins with ``head``, 16 bytes. Raises ValueError for one of no clip."""
     ending = next((ending for ending, begin in SIGNATURES.items() if re.match(begin, head, re.DOTALL)), None)
     if ending is None:
         raise ValueError(head)
+    return ending
+
+
+def format_of(file: Path) -> str:
+    """The ending that a file should have, by its first bytes. Raises ValueError for one of no clip."""
+    with file.open("rb") as opened:
+        ending = ending_of(opened.read(16))
     if ending not in (".mp4", ".webm") and file.stat().st_size > 3 * MAX_PIXELS:  # larger than the pixels themselves
         raise _too_large(file)
     return ending
@@ -236,18 +242,22 @@ def _fits(counts: Sequence[int], ends: Sequence[float], period: float, unit: int
 
 def _video(file: Path, ending: str) -> tuple[Frames, float]:
     pictures: list[Frames] = []
-    with _opened(file, ending) as container:
+    with opened_video(file, ending) as container:
         stream = container.streams.video[0]
         stream.codec_context.options = {"max_pixels": str(MAX_PICTURE)}
         for frame in container.decode(stream):
-            _allow(file, len(pictures) + 1, (frame.width, frame.height))
+            allow(file, len(pictures) + 1, (frame.width, frame.height))
             pictures.append(frame.to_ndarray(format="rgb24"))
         fps = float(stream.average_rate or 0)
     return np.stack(pictures), fps if 0.01 <= fps <= 1000 else 0.0
 
 
-def _opened(file: Path, ending: str) -> Any:
-    """By this format alone: others are lists of addresses, which FFmpeg would follow."""
+def opened_video(file: Path, ending: str) -> Any:
+    """By this format alone: others are lists of addresses, which FFmpeg would follow. Raises MediaError."""
+    try:
+        import av
+    except ImportError:
+        raise MediaError(f"{shown(str(file))} is a video, which needs the Python package av: pip install av") from None
     return av.open(os.path.abspath(file), format=ending[1:], metadata_errors="replace",
                    options={"protocol_whitelist": "file"})
 
@@ -257,7 +267,7 @@ def _pictures(files: Sequence[Path]) -> Frames:
     for file in files:
         with Image.open(file, formats=["PNG"]) as image:
             sizes.append(image.size)
-            _allow(file, len(files), image.size)
+            allow(file, len(files), image.size)
     if len(set(sizes)) > 1:
         other = next(k for k, size in enumerate(sizes) if size != sizes[0])
         raise MediaError(f"{shown(str(files[0]))} has {sizes[0][0]}x{sizes[0][1]} pixels, {shown(files[other].name)} "
@@ -277,11 +287,10 @@ def _is_animated(file: Path) -> bool:
 def _animation(file: Path, ending: str) -> tuple[Frames, list[float]]:
     """All frames, and milliseconds that each is shown."""
     if ending == ".gif":
-        count, canvas, _ = _walk(file)
-        _allow(file, count, canvas)
+        allow_gif(file)
     with Image.open(file, formats=[ending[1:].upper()]) as image:
         count, size = getattr(image, "n_frames", 1), image.size
-        _allow(file, count, size)
+        allow(file, count, size)
         frames = np.empty((count, size[1], size[0], 3), np.uint8)
         durations: list[float] = []
         for k in range(count):
@@ -291,6 +300,12 @@ def _animation(file: Path, ending: str) -> tuple[Frames, list[float]]:
             frames[k] = np.asarray(image.convert("RGB"))
             durations.append(image.info.get("duration", 0))
     return frames, [duration if math.isfinite(duration) else 0.0 for duration in durations]
+
+
+def allow_gif(file: Path) -> None:
+    """Refuses a GIF that is too large to be decoded. Raises ValueError, struct.error for one that is damaged."""
+    count, canvas, _ = _walk(file)
+    allow(file, count, canvas)
 
 
 def _walk(file: Path) -> tuple[int, tuple[int, int], list[bytes]]:
@@ -406,7 +421,7 @@ def _comment(file: Path) -> str | bytes:
         comments = _walk(file)[2]
         return next((comment for comment in comments if b'"ivmixed"' in comment), b"")
     if ending in (".mp4", ".webm"):
-        with _opened(file, ending) as container:
+        with opened_video(file, ending) as container:
             return str({key.lower(): text for key, text in container.metadata.items()}.get("comment", ""))
     with Image.open(file, formats=[ending[1:].upper()]) as image:
         if ending == ".png":

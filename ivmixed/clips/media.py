@@ -254,7 +254,7 @@ def read_clip(path: str | Path) -> tuple[Frames, float]:
 def read(path: str | Path) -> Content:
     """`read_clip`, with what the log would say as ``notes``."""
     path = Path(path)
-    files = _present(path)
+    files = files_of(path)
     content = decode.read(files, path)
     missing = _missing(files)
     return content._replace(notes=(*content.notes, *missing))
@@ -281,7 +281,7 @@ def clips_at(path: str | Path) -> list[Path]:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in FASTEST) if path.is_dir() else []
     clips = [file for file in inside if file.suffix.lower() != ".png"] or [path]
     for clip in clips:
-        _present(clip)
+        files_of(clip)
     return clips
 
 
@@ -294,12 +294,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
-        _present(path)
+        files_of(path)
         found = mark_of(path)
         assert found is not None
         return found.settings
     try:
-        first = _present(path)[0]
+        first = files_of(path)[0]
     except MediaError:
         with reading(path):
             if not _sidecar(path).is_file():
@@ -345,8 +345,8 @@ def _sidecar_of(path: Path, first: Path) -> Path:
     return _sidecar(path)
 
 
-def _present(path: Path) -> list[Path]:
-    """The files of a clip, or the sidecar itself. Raises MediaError where there are none."""
+def files_of(path: Path) -> list[Path]:
+    """The files of a clip in order, or the sidecar itself. Raises MediaError where there are none."""
     with reading(path):
         if path.is_dir():
             return _frames_in(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..controls import MOST_FRAMES, MotionControls
-from ..kinds import Choice, Loras, Number, Several, Text, Whole
-from ..options import Option, declare
+from ..kinds import Choice, Data, Loras, Number, Several, Text, Whole
+from ..options import ConflictError, Option, declare
 from .module import ALIKE, AUTO
 
 FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
@@ -14,7 +14,8 @@ FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
 
 @dataclass(frozen=True)
 class MotionOptions(MotionControls):
-    """One checked set of options of a clip in a WebUI. Raises OptionError, ConflictError."""
+    """One checked set of options of a clip in a WebUI. Raises OptionError, ConflictError where the clip extends none or
+    has no frame of its own, and as `MotionControls` does."""
 
     model: str = declare(
         Text(words="the name of a motion module file in one of the folders for them"), "", "IV-mixed motion",
@@ -38,9 +39,26 @@ class MotionOptions(MotionControls):
              "is v2 distilled to a few steps. The log and the infotext say what auto took",
     )
 
+    init_video: bytes | None = declare(
+        Data(), None, advanced=True, title="Start from a clip",
+        help="img2img alone: a GIF, MP4, WebM, WebP or PNG whose frames the clip begins with, each frame with its own, "
+             "taken at the clip's FPS; the denoising strength says how much of them is made anew",
+    )
+    extend: int = declare(
+        Whole(0, 1023), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",
+        help="0 begins with the whole of that clip; else the new clip begins with so many of its last frames, which "
+             "stay as they are, and goes on from there",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_frames(self.frames)
+        if self.extend and self.init_video is None:
+            raise ConflictError("extend", self.extend, "no init_video", because="its last frames begin the clip",
+                                remedy="give a clip to start from, or take 0")
+        if self.extend >= self.frames:
+            raise ConflictError("extend", self.extend, "frames", self.frames, because="no frame would be new",
+                                remedy=f"take less than {self.frames}")
 
 
 MOTION_OPTIONS: dict[str, Option] = {option.name: option for option in MotionOptions.declared()}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and 
     from .pipeline import Clip
 
 EXAMPLES = f"""examples:
-  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the model in the box
+  ivmixed txt2vid --prompt "a red circle moves right" --out clip.gif          with the bundled model
   ivmixed txt2vid --checkpoint sd15.safetensors --motion-module mm_sd15_v3.safetensors \\
       --prompt "a red kite over a beach" --size 512x512 --gamma-go 4 2 --interval 0 50 --out clip.mp4
   ivmixed txt2vid --from clip.mp4 --trust-paths --seed 2 --out another.mp4
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="source", type=Path, metavar="FILE",
                      help="take the settings of a clip that ivmixed made; flags given beside it win")
     run.add_argument("--trust-paths", action="store_true",
-                     help="load the model files that the clip of --from names; without it they are listed and refused")
+                     help="load the files that the clip of --from names; without it they are listed and refused")
     run.add_argument("--compare", action="store_true",
                      help="also make the plain clip from the same seed, and one with both side by side")
     run.add_argument("--plan", action="store_true", help="print the plan and its cost, and stop")
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_metrics(commands)
     add_batch(commands, add_settings, settings_of)
     add_bench(commands, add_settings, settings_of)
-    demo = commands.add_parser("demo", help="see the method work with the model in the box", allow_abbrev=False)
+    demo = commands.add_parser("demo", help="see the method work with the bundled model", allow_abbrev=False)
     demo.set_defaults(run=_demo)
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="default: %(default)s")
     demo.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
@@ -151,13 +151,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
 def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:
     """A clip may come from anybody, and names files of this disk: they are listed, and not opened."""
     brought = []
-    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae"):
+    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae", "init_video",
+                 "mask_video"):
         value = values.get(name)
         if getattr(args, name) is None and value and value != BOX:
             files = value if isinstance(value, str) else ", ".join(f"{file}:{weight:g}" for file, weight in value)
             brought.append(f"{_flag(name)} {shown(files)}")
     if brought:
-        raise UsageError(f"{shown(str(args.source))} names model files: {'; '.join(brought)}; "
+        raise UsageError(f"{shown(str(args.source))} names files: {'; '.join(brought)}; "
                          "give --trust-paths to load these, or flags with yours")
 
 
@@ -185,7 +186,7 @@ def _txt2vid(args: argparse.Namespace) -> int:
     if given.fps is None and txt2vid.is_told_fps(settings):
         print(f"ivmixed: VideoCrafter2 is told {settings.fps:g} frames a second, as by its own script (--fps); the "
               f"clip plays at {settings.playback_fps:g} (--playback-fps)", file=sys.stderr)
-    for line in txt2vid.said(settings):
+    for line in (*txt2vid.said(settings), *txt2vid.begins_with(settings)):
         print(f"ivmixed: {line}", file=sys.stderr)
     pipe = txt2vid.load(settings, device, offload=args.offload, vae_slicing=args.vae_slicing,
                          attention_slicing=args.attention_slicing)
@@ -214,11 +215,11 @@ def _plain(settings: Settings) -> Settings:
 
 
 def _hint(settings: Settings) -> None:
-    """The model in the box knows a small world only."""
+    """The bundled model knows a small world only."""
     from .box.scenes import CAPTIONS, COLOURS, MOTIONS, SHAPES
 
     if settings.checkpoint == BOX and settings.prompt not in CAPTIONS:
-        print(f'ivmixed: the model in the box knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
+        print(f'ivmixed: the bundled model knows "a COLOUR SHAPE MOTION" alone: {", ".join(COLOURS)}; '
               f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
 
 
@@ -231,6 +232,8 @@ def _print_plan(plan: Plan, passes: int, as_json: bool) -> None:
                           **plan.to_dict()}))
         return
     print(plan.describe())
+    if not plan.moves:
+        return
     if passes > 1:
         print(f"{passes} passes of these (FreeInit): {passes * plan.evaluations} evaluations")
     print(f"about {passes * plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "

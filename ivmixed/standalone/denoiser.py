@@ -94,6 +94,9 @@ class Denoiser:
         self._predictions = Predictions()
         self._again = False
         """They serve the evaluation that comes next."""
+        self.kept: tuple[Tensor, Tensor] | None = None
+        """A clip without noise, like x, and where it stays as it is (1) or is made anew (0): an inpainting model's
+        answer is that clip there, as in the hosts' ``CFGDenoiser``."""
 
     def expect(self, move: Move, plan: Plan) -> None:
         """The move that comes next: its noise level as a plain number, so that the device need not be asked for it,
@@ -126,8 +129,10 @@ class Denoiser:
         outputs = [take(name, len(x)) for name in wanted]
         output = outputs[0] if len(outputs) == 1 else torch.lerp(outputs[0], outputs[1], cond_scale)
         if self.prediction == "v_prediction":
-            return x / (1 + level**2) - output * (level / math.sqrt(1 + level**2))
-        return x - output * level
+            denoised = x / (1 + level**2) - output * (level / math.sqrt(1 + level**2))
+        else:
+            denoised = x - output * level
+        return denoised if self.kept is None else torch.lerp(denoised, *self.kept)
 
     def _predict(self, x: Tensor, names: list[str]) -> None:
         """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it predicts."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNetMotionModel
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..clips.media import write_clip
@@ -27,9 +29,9 @@ from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter
 from .denoiser import Denoiser, image_view, noise_table
-from .motion import ClipMotion
+from .motion import ClipMotion, check_start
 from .motion import check as check_motion
-from .settings import PREDICTIONS
+from .settings import PREDICTIONS, STRENGTH
 
 StepCallback = Callable[["IVMixedPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 
@@ -119,10 +121,12 @@ class IVMixedPipeline:
         solver: str | None = None,
         spacing: str | None = None,
         loop: str = "",
+        strength: float | None = None,
     ) -> Plan:
         """The moves of a run, without running it; see `plan_of`."""
         return plan_of(self.video_table, self.image_table, steps, options or Options(), cfg_scale=cfg_scale,
-                       solver=solver, spacing=spacing, loop=loop, vae_scale=(self.image or self.video).vae_scale_factor)
+                       solver=solver, spacing=spacing, loop=loop, strength=strength,
+                       vae_scale=(self.image or self.video).vae_scale_factor)
 
     @torch.no_grad()
     def __call__(
@@ -146,6 +150,9 @@ class IVMixedPipeline:
         fps: float | None = None,
         playback_fps: float | None = None,
         latents: Tensor | None = None,
+        init: NDArray[np.uint8] | None = None,
+        strength: float = STRENGTH,
+        mask: NDArray[np.uint8] | None = None,
         callback_on_step_end: StepCallback | None = None,
         progress: bool = True,
     ) -> Clip:
@@ -164,7 +171,10 @@ class IVMixedPipeline:
         ``fps``: frames a second that VideoCrafter2 is told (28 where not given). ``playback_fps``: at which the clip is
         shown; where it is not given ``fps``, unless that is told to the model, and else 8.
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
-        a seed's, and in its own order.
+        a seed's, and in its own order. ``init``: frames to begin with, (frames, height, width, 3), RGB, beside noise;
+        ``strength``: how much of their noise levels is run through, from 0, which gives them through the VAE,
+        to 1. ``mask``: (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays, through the
+        VAE.
 
         ``callback_on_step_end(pipe, step, timestep, {"latents": latents})`` comes after every outer step, as in
         diffusers, with the variance-preserving latents (frames, channels, height, width); what it returns under
@@ -177,11 +187,19 @@ class IVMixedPipeline:
         width, height = width or own_width, height or own_height
         motion = motion or MotionControls()
         self.check(frames, width, height, motion)
+        if init is not None:
+            check_start(motion)
+        for name, given, shape in (("init", init, (frames, height, width, 3)), ("mask", mask, (frames, height, width))):
+            if given is not None and given.shape != shape:
+                raise OptionError(name, given.shape, f"an array of shape {shape}")
         options = options or Options()
+        if mask is not None and (init is None or options.image_size is not None):
+            _refuse_mask(options)
         travel = check_prompts(prompt, negative_prompt, options, frames, self.is_animatediff)
         if self.is_animatediff:
             check_reuse(options, frames, motion.context)
-        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, spacing=spacing, loop=loop)
+        plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, spacing=spacing, loop=loop,
+                                 strength=None if init is None else strength)
         begun = time.perf_counter()
         unet = self.video.unet
         device, scale = self.video._execution_device, self.video.vae_scale_factor
@@ -192,6 +210,14 @@ class IVMixedPipeline:
         acting = ClipMotion(motion, frames) if self.is_animatediff else None
         if acting is not None and frames > motion.context:
             image_chunk = image_chunk or motion.context
+        start = None if init is None else self.encode(init).to(device)
+        if start is not None and not plan.moves:
+            try:
+                pixels = self.decode(start)
+            finally:
+                self.video.maybe_free_model_hooks()
+            return Clip(pixels.cpu().numpy(), start.cpu(), plan, time.perf_counter() - begun, self._playback(
+                fps, playback_fps))
         video, image = self._denoisers(prompt, negative_prompt, options, travel, acting, device, image_chunk)
         table = self.video_table
         if loop:  # the released loops give both models the same timestep, and know no input scale
@@ -213,6 +239,8 @@ class IVMixedPipeline:
         last = plan.moves[-1].sigma_to
         sigmas = torch.tensor([m.sigma_from for m in plan.moves if m.kind == "ordinary"] + [last], dtype=torch.float64)
         latents = latents.to(device, torch.float32)
+        if start is not None and mask is not None:
+            video.kept = image.kept = start, self._kept(mask).to(device)
         generator = torch.Generator().manual_seed(seed + 1)
 
         def noise(*levels: float) -> Tensor:
@@ -220,8 +248,10 @@ class IVMixedPipeline:
             return drawn.to(device, non_blocking=True)
 
         def sample(begin: Tensor) -> Tensor:
+            first = float(sigmas[0])
+            x = begin * table.input_norm(first) if start is None else start + begin * first
             x = sample_iv_mixed(
-                video, begin * table.input_norm(float(sigmas[0])), sigmas, {"cond_scale": cfg_scale},
+                video, x, sigmas, {"cond_scale": cfg_scale},
                 image_model=image, plan=plan, on_move=on_move, on_step_end=on_step_end, disable=not progress,
                 noise_sampler=noise,
             )
@@ -236,8 +266,11 @@ class IVMixedPipeline:
         finally:
             for pipeline in filter(None, (self.video, self.image)):
                 pipeline.maybe_free_model_hooks()
-        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun,
-                    playback_fps or (None if self.takes_fps else fps) or Clip.fps, motion.free_init)
+        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun, self._playback(fps, playback_fps),
+                    motion.free_init)
+
+    def _playback(self, fps: float | None, playback_fps: float | None) -> float:
+        return playback_fps or (None if self.takes_fps else fps) or Clip.fps
 
     @property
     def is_animatediff(self) -> bool:
@@ -286,6 +319,29 @@ class IVMixedPipeline:
         return video, Denoiser(image_view(self.video.unet), self.image_table, _prediction(self.video), *encoded,
                                chunk, travels=travels)
 
+    @torch.no_grad()
+    def encode(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Frames (frames, height, width, 3), uint8 RGB, as latents (frames, channels, height, width), float32, on the
+        VAE's device: the mean of what it finds. A few frames at a time."""
+        vae = self.video.vae
+        device = self.video._execution_device
+        parts = []
+        for start in range(0, len(frames), 4):
+            pixels = torch.from_numpy(np.ascontiguousarray(frames[start:start + 4])).to(device).permute(0, 3, 1, 2)
+            parts.append(vae.encode((pixels / 127.5 - 1).to(vae.dtype)).latent_dist.mode().float())
+        latents: Tensor = torch.cat(parts) * vae.config.scaling_factor
+        return latents
+
+    def _kept(self, mask: NDArray[np.uint8]) -> Tensor:
+        """Where latents stay as they are (1), of a mask that is 255 where they do not; (frames, 1, height, width).
+
+        As the hosts make it: at the latents' size, then rounded.
+        """
+        scale = self.video.vae_scale_factor
+        sides = mask.shape[2] // scale, mask.shape[1] // scale
+        small = [np.asarray(Image.fromarray(frame).resize(sides)) for frame in mask]
+        return 1 - torch.from_numpy(np.stack(small)).float().div(255).round().unsqueeze(1)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Finished latents (frames, channels, height, width) as pixels (frames, height, width, 3), uint8 RGB.
 
@@ -298,6 +354,13 @@ class IVMixedPipeline:
         return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
 
 
+def _refuse_mask(options: Options) -> None:
+    if options.image_size is not None:
+        raise ConflictError("image_size", options.image_size, "mask", because="the mask has the clip's size",
+                            remedy="leave it empty")
+    raise ConflictError("mask", "given", "no init", because="it says where that is made anew", remedy="give init too")
+
+
 def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: int, may_travel: bool) -> Travel | None:
     """How the prompt of a clip of ``frames`` frames travels, where it does.
 
@@ -307,6 +370,8 @@ def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: i
     travel = Travel.parse(prompt, frames) if may_travel else None
     for text in travel.prompts if travel else [prompt]:
         prompts.check("prompt", text)
+        if travel and (match := re.search(r",\s*(\d+\s*:\s.*)", text)):
+            raise OptionError("prompt", match[1], "prompt travel with a line for each frame", "stands behind another frame")
     for name, text in (("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
                        ("image_negative_prompt", options.image_negative_prompt)):
         prompts.check(name, text)
@@ -332,6 +397,7 @@ def plan_of(
     solver: str | None = None,
     spacing: str | None = None,
     loop: str = "",
+    strength: float | None = None,
     vae_scale: int = 8,
 ) -> Plan:
     """The moves of a run from the noise tables of the two models alone.
@@ -340,15 +406,23 @@ def plan_of(
     the WebUI's schedule "Automatic"; with the ``spacing`` "trailing", which is that of the solver lcm where not given,
     they end one step before the first timestep, as distilled models were trained. With a ``loop`` the moves are those
     of the authors' released code, in which both models share the video model's table. ``vae_scale``: pixels a latent
-    pixel.
+    pixel. ``strength``: of a clip that begins with frames: the last of the steps, as many as the WebUIs take in img2img
+    (``setup_img2img_steps`` in their ``modules/sd_samplers_common.py``: the share of the steps, and one), none for 0.
 
     Raises OptionError for an unknown loop, ConflictError where a released loop cannot do what an option asks.
     """
+    if loop and strength is not None:
+        raise ConflictError("loop", loop, "init_video", because="a released loop begins with noise alone",
+                            remedy="leave one of the two out")
+    if strength == 0:
+        return Plan(options.form, 0, ())
     if not loop:
         last = len(video_table) - 1
         spacing = spacing or ("trailing" if solver == "lcm" else "linspace")
         parts = steps if spacing == "trailing" else max(steps - 1, 1)
         levels = [video_table.timestep_to_sigma(last * (1 - k / parts)) for k in range(steps)]
+        if strength is not None:
+            levels = levels[-(int(min(strength, 0.999) * steps) + 1):]
         return make_plan(options, [*levels, 0.0], video_table, image_table, solver=solver or "euler",
                          vae_scale=vae_scale)
     video_table = video_table.unscaled

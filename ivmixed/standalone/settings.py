@@ -25,6 +25,8 @@ Lora = tuple[str, float]
 
 LONGEST_PATH = 4096
 MOST_LORAS = 64
+STRENGTH = 0.6
+"""Denoising strength of a clip that begins with another."""
 BOX = "box"
 """The checkpoint that comes with the package."""
 
@@ -88,7 +90,7 @@ class Settings(MotionControls):
     checkpoint: str = declare(
         _FILE, BOX, group="models",
         help="checkpoint of SD 1.5 or VideoCrafter2 (.safetensors, .ckpt), or diffusers folder, also of "
-             f'ModelScope-T2V; "{BOX}" is the small model that comes with ivmixed')
+             f'ModelScope-T2V; "{BOX}" is the bundled model')
     motion_module: str | None = declare(
         _FILE, None, group="models",
         help="AnimateDiff motion module for SD 1.5: v1, v2, v3, Lightning or AnimateLCM, as a file or MotionAdapter "
@@ -120,7 +122,7 @@ class Settings(MotionControls):
     negative_prompt: str = declare(Text(), "", group="clip", help="what it shall not show")
     frames: int | None = declare(
         Whole(1, MOST_FRAMES), None, group="clip",
-        help=f"number of frames (16, or {box.FRAMES} of the model in the box)")
+        help=f"number of frames (16, or {box.FRAMES} of the bundled model)")
     size: tuple[int, int] | None = declare(
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
     fps: float | None = declare(
@@ -130,12 +132,21 @@ class Settings(MotionControls):
     playback_fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
         help="frames a second at which the clip plays (8, or --fps where the model is not told it)")
+    init_video: str | None = declare(
+        _FILE, None, group="clip",
+        help="clip to begin with instead of noise alone: .gif, .mp4, .webm, .webp, or a folder of PNG frames; its "
+             "frames are taken at the clip's frames a second, their middle fills its size")
+    strength: float | None = declare(
+        Number(0, 1), None, group="clip",
+        help=f"how much of --init-video is made anew, 0 to 1: so much of the steps is run ({STRENGTH:g})")
+    mask_video: str | None = declare(
+        _FILE, None, group="clip",
+        help="clip or picture, white where --init-video is made anew and black where it stays")
     steps: int | None = declare(
         Whole(1, 1000), None, group="clip", help="outer sampling steps (25, or those of a distilled motion module)")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",
-        help=f"CFG scale of the ordinary steps (7.5, {box.CFG:g} of the model in the box, or 1 of a distilled motion "
-             "module)")
+        help=f"CFG scale of the ordinary steps (7.5, {box.CFG:g} of the bundled model, 1 of a distilled motion module)")
     seed: int | None = declare(
         Whole(0, 2**63 - 2, words="a whole number from 0 to 2^63 - 2"), None, group="clip",
         help="seed of the noise; one is drawn if not given")

@@ -8,8 +8,12 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from ..clips.encode import Frames
+from ..clips.source import crop_and_resize, take
 from ..controls import check_reuse
 from ..motion.module import Distilled
 from ..options import ConflictError, OptionError
@@ -19,8 +23,9 @@ from ..untrusted import shown
 from ..weights.noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from . import box, loading, videocrafter
 from .motion import check as check_motion
+from .motion import check_start
 from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
-from .settings import BOX, Settings
+from .settings import BOX, STRENGTH, Settings
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,7 +44,11 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def complete(settings: Settings, device: torch.device) -> Settings:
-    """The settings with what is left to chance or to the device filled in, so that they make the same clip again."""
+    """The settings with what is left to chance or to the device filled in, so that they make the same clip again.
+
+    Without a number of frames a clip that begins with another has as many as that, no more than the usual. Raises
+    MediaError.
+    """
     precision = settings.precision
     if precision == "auto":
         precision = "fp32" if device.type == "cpu" else "fp16"
@@ -47,12 +56,10 @@ def complete(settings: Settings, device: torch.device) -> Settings:
     fps, playback = settings.fps or Clip.fps, settings.playback_fps
     if is_told_fps(settings):
         fps, playback = settings.fps or videocrafter.FPS, playback or Clip.fps
-    distilled = _distilled(settings)
-    solver, spacing = settings.solver, settings.spacing
-    if distilled and not settings.loop:
-        solver, spacing = solver or distilled.solver, spacing or "trailing"
+    solver, spacing = _stepping(settings)
     return replace(settings, precision=precision, seed=seed, frames=_frames(settings), steps=_steps(settings),
-                   cfg=_cfg(settings), solver=solver, spacing=spacing, fps=fps, playback_fps=playback)
+                   cfg=_cfg(settings), solver=solver, spacing=spacing, fps=fps, playback_fps=playback,
+                   strength=_strength(settings))
 
 
 def _distilled(settings: Settings) -> Distilled | None:
@@ -60,8 +67,25 @@ def _distilled(settings: Settings) -> Distilled | None:
     return None if module is None else module.kind.distilled
 
 
+def _stepping(settings: Settings) -> tuple[str | None, str | None]:
+    """The solver and the spacing."""
+    distilled = _distilled(settings)
+    if distilled is None or settings.loop:
+        return settings.solver, settings.spacing
+    return settings.solver or distilled.solver, settings.spacing or "trailing"
+
+
+def _strength(settings: Settings) -> float | None:
+    return STRENGTH if settings.init_video and settings.strength is None else settings.strength
+
+
 def _frames(settings: Settings) -> int:
-    return settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
+    frames = settings.frames
+    if frames is None:
+        frames = box.FRAMES if settings.checkpoint == BOX else 16
+        if settings.init_video is not None:
+            frames = len(take(settings.init_video, None, playback(settings), most=frames, fit=_small).frames)
+    return frames
 
 
 def _steps(settings: Settings) -> int:
@@ -86,7 +110,7 @@ def playback(settings: Settings) -> float:
 
 
 def check(settings: Settings) -> None:
-    """Refuses what can be refused without loading a model: OptionError, `loading.LoadError`."""
+    """Refuses what can be refused without loading a model: OptionError, `loading.LoadError`, MediaError."""
     checkpoint = _checkpoint(settings)
     if not settings.prompt.strip():
         raise OptionError("prompt", settings.prompt, "a text that says what the clip shows", "is empty")
@@ -111,6 +135,18 @@ def check(settings: Settings) -> None:
     scale = loading.vae_scale(checkpoint)
     if any(side % scale for side in settings.size or ()):
         raise OptionError("size", settings.size, f"sides that are multiples of {scale} pixels with this checkpoint")
+    if settings.init_video is None:
+        for name in ("strength", "mask_video"):
+            if getattr(settings, name) is not None:
+                raise ConflictError(name, getattr(settings, name), "no init_video",
+                                    because="it says what is made anew of that", remedy="give init_video too")
+    else:
+        check_start(settings)
+    if settings.mask_video is not None and settings.options.image_size is not None:
+        raise ConflictError("image_size", settings.options.image_size, "mask_video",
+                            because="the mask has the clip's size", remedy="leave it empty")
+    for video in _videos(settings):
+        take(video, settings.frames, playback(settings), fit=_small)
     plan(settings)
 
 
@@ -120,12 +156,28 @@ def check_words(settings: Settings) -> None:
     check_prompts(settings.prompt, settings.negative_prompt, settings.options, _frames(settings), most is not None)
 
 
+def _videos(settings: Settings) -> list[str]:
+    return [video for video in (settings.init_video, settings.mask_video) if video is not None]
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """What is kept of a picture where only the number of frames is asked."""
+    return picture.resize((1, 1))
+
+
+def begins_with(settings: Settings) -> list[str]:
+    """A line for each of the videos that a clip begins with: which of their frames. Raises MediaError."""
+    return [take(video, settings.frames, playback(settings), fit=_small).said for video in _videos(settings)]
+
+
 def plan(settings: Settings) -> Plan:
     """The moves that a run with these settings makes, from the noise tables alone; no model is loaded."""
     video, image = noise_tables(settings)
-    wanted = complete(settings, torch.device("cpu"))
-    return plan_of(video, image, _steps(settings), settings.options, cfg_scale=_cfg(settings), solver=wanted.solver,
-                   spacing=wanted.spacing, loop=settings.loop, vae_scale=loading.vae_scale(_checkpoint(settings)))
+    strength = None if settings.init_video is None else _strength(settings)
+    solver, spacing = _stepping(settings)
+    return plan_of(video, image, _steps(settings), settings.options, cfg_scale=_cfg(settings), solver=solver,
+                   spacing=spacing, loop=settings.loop, strength=strength,
+                   vae_scale=loading.vae_scale(_checkpoint(settings)))
 
 
 def noises(settings: Settings) -> dict[str, Noise]:
@@ -220,24 +272,40 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         clip.save("kite.mp4")
 
     ``pipe``: models that `load` returned, to make several clips. ``memory``: the switches of `load`. Everything is
-    checked before a model is loaded: OptionError and `loading.LoadError` say what is wrong in one line.
+    checked before a model is loaded: OptionError, `loading.LoadError` and `MediaError` (of ``init_video`` and
+    ``mask_video``) say what is wrong in one line.
     """
     target = choose_device(device)
     settings = complete(settings, target)
     check(settings)
     pipe = pipe or load(settings, target, **memory)
     width, height = settings.size or pipe.size
+    init, mask = (None if video is None else _frames_of(video, settings, (width, height))
+                  for video in (settings.init_video, settings.mask_video))
     clip = pipe(
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=_steps(settings), cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
         solver=settings.solver, spacing=settings.spacing, motion=settings, loop=settings.loop,
         image_chunk=settings.image_chunk, fps=settings.fps,
-        playback_fps=settings.playback_fps,
+        playback_fps=settings.playback_fps, init=init, strength=settings.strength or 0.0,
+        mask=None if mask is None else np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in mask]),
         callback_on_step_end=callback_on_step_end, progress=progress,
     )
     made: dict[str, Any] = replace(settings, size=(width, height)).to_dict()
     return replace(clip, settings=made)
 
 
+def _frames_of(video: str, settings: Settings, size: tuple[int, int]) -> Frames:
+    """The frames of a video at the clip's rate, number and size."""
+    taken = take(video, settings.frames, playback(settings), fit=lambda picture: crop_and_resize(picture, *size))
+    logging.getLogger(__name__).info("IV-mixed: %s", taken.said)
+    return np.stack([np.asarray(frame) for frame in taken.frames])
+
+
 def _checkpoint(settings: Settings) -> str:
-    return str(box.MODEL) if settings.checkpoint == BOX else settings.checkpoint
+    if settings.checkpoint != BOX:
+        return settings.checkpoint
+    if not (box.MODEL / "model_index.json").is_file():
+        raise OptionError("checkpoint", BOX, "a checkpoint of yours, or a git clone of the project, which has it",
+                          "is not in this copy")
+    return str(box.MODEL)

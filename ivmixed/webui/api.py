@@ -5,6 +5,7 @@ and ``--api-auth`` is asked for here as there. No model is touched.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -24,9 +25,12 @@ def register(demo: Any, app: FastAPI) -> None:
     door = next((route for route in app.routes if getattr(route, "path", None) == HOST_ROUTE), None)
     if door is None:
         return
-    for method, name, endpoint in ("GET", "options", options), ("GET", "presets", all_presets), ("POST", "plan", plan):
+    dependencies = door.dependencies  # type: ignore[attr-defined]  # as the host's own routes have them: its password
+    routes: list[tuple[str, str, Callable[..., Any]]] = [
+        ("GET", "options", options), ("GET", "presets", all_presets), ("POST", "plan", plan)]
+    for method, name, endpoint in routes:
         body = {"requestBody": {"content": {"application/json": {"schema": PlanRequest.schema()}}, "required": True}}
-        app.add_api_route(f"{ROOT}/{name}", endpoint, methods=[method], tags=[NAME], dependencies=door.dependencies,
+        app.add_api_route(f"{ROOT}/{name}", endpoint, methods=[method], tags=[NAME], dependencies=dependencies,
                           openapi_extra=body if endpoint is plan else None)
 
 

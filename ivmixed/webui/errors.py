@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException
 
+from ..clips.encode import MediaError
 from ..motion import MotionError, TravelError
 from ..options import OptionError
 
@@ -25,5 +26,5 @@ def refusing() -> Iterator[None]:
     """Within the block wrong input is refused: whatever of ours says so becomes RefusedError."""
     try:
         yield
-    except (OptionError, MotionError, TravelError) as error:
+    except (OptionError, MotionError, TravelError, MediaError) as error:
         raise RefusedError(str(error)) from None

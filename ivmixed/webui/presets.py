@@ -50,6 +50,8 @@ class _Own:
 
     def update(self, read: Mapping[str, Any] | StoreError) -> None:
         """Reads the presets of a file that has changed, and says in the log what is wrong and was not before."""
+        presets: dict[str, Preset[WebUIOptions]]
+        told: list[str]
         if isinstance(read, StoreError):
             presets, problems, told = {}, [f"your presets are not there: {read}"], []
         else:

@@ -31,7 +31,7 @@ class MotionScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        components, self.infotext_fields = motion_panel.build(self.elem_id)
+        components, self.infotext_fields = motion_panel.build(self.elem_id, is_img2img)
         self.paste_field_names = [field.label for field in self.infotext_fields if field.label]
         return components
 

@@ -191,7 +191,7 @@ class Host:
         if self.animatediff is not None:
             theirs.insert(0, self.animatediff.AnimateDiffScript)
         self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours + [file.Script for file in selectable])
-        self.scripts.scripts_txt2img = self.runner
+        self.scripts.scripts_txt2img = self.scripts.scripts_img2img = self.runner
         self.page = self.shared.demo = self.ui.create_ui(self.runner, Page)
         self.runner.setup_selectable(arguments=2)
         with Page():

@@ -32,6 +32,7 @@ from .. import hosts, log, request, selectable
 from ..errors import RefusedError, refusing
 from ..motion import ClipMotion
 from ..page import settings
+from . import start
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
 MOST_ENTRIES = 50_000
@@ -339,6 +340,7 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
             if options is None:
                 return
             selectable.check(p)
+            start.prepare(p, options)
             clip = kept.clip = Clip(p, options)
     except Exception as error:
         kept.refuse(error)  # or a still would come of it

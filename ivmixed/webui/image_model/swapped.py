@@ -138,14 +138,16 @@ class _Weights:
     def __init__(self, layers: list[_Layer], state: dict[str, torch.Tensor], info: Any):
         self.layers = [entry.layer for entry in layers]
         wanted = [(entry, name, key) for entry in layers for name, key in entry.names.items()]
-        for entry, name, key in wanted:
-            if key not in state or state[key].shape != entry.layer._parameters[name].shape:
+        there = [parameter for entry in layers for name in entry.names
+                 if (parameter := entry.layer._parameters[name]) is not None]
+        for (*_, key), parameter in zip(wanted, there):
+            if key not in state or state[key].shape != parameter.shape:
                 raise OptionError("image_checkpoint", info.name, "a checkpoint of the same layers",
                                   f"has other layers than the loaded checkpoint ({key})")
             if not state[key].is_floating_point():
                 raise OptionError("image_checkpoint", info.name, "a checkpoint in float16, bfloat16 or float32",
                                   f"has weights in {state[key].dtype} ({key}), as quantized files do")
-        kinds = [(entry.layer._parameters[name].dtype, CPU) for entry, name, _ in wanted]
+        kinds = [(parameter.dtype, CPU) for parameter in there]
         copies = iter(_packed([state[key] for *_, key in wanted], kinds))
         self.states: list[dict[str, Any]] = []
         """Of each layer, what is exchanged: these parameters, and what the Lora extension has noted of them."""

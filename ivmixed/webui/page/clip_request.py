@@ -35,7 +35,8 @@ MEASURES = {"sharpness": pixels.sharpness, "flicker": pixels.flicker, "motion": 
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that makes a clip. ``by_extension``: motion is AnimateDiff's, else built in. ``seed``: -1 for any."""
+    """All that makes a clip. ``by_extension``: motion is AnimateDiff's, else built in. ``seed``: -1 for any.
+    ``denoising_strength``: of a clip that starts from another."""
 
     prompt: str
     negative_prompt: str
@@ -47,13 +48,20 @@ class Wanted:
     height: int
     cfg_scale: float
     seed: int
+    denoising_strength: float
     by_extension: bool
     motion: MotionOptions
     options: WebUIOptions
 
     def plan(self) -> Plan:
         """Raises OptionError."""
-        return preview.plan_of(self.options, self.steps, self.scheduler, sampler=self.sampler)
+        return preview.plan_of(self.options, self.steps, self.scheduler,
+                               self.denoising_strength if self.starts else None, sampler=self.sampler)
+
+    @property
+    def starts(self) -> bool:
+        """It starts from another clip."""
+        return self.motion.init_video is not None
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,9 @@ def compare(wanted: Wanted) -> list[Made]:
 def _make_all(asked: dict[str, Wanted]) -> list[Made]:
     for wanted in asked.values():
         output.check(wanted.motion.formats)
+        if wanted.starts and wanted.by_extension:
+            raise ConflictError("init_video", "a clip", "motion of the AnimateDiff extension", because="it is for "
+                                "built-in motion", remedy="take built-in motion, or no clip to start from")
     if len(asked) > 1:
         plans = [wanted.plan() for wanted in asked.values()]
         works = [work(plan, (wanted.height // 8, wanted.width // 8)) for plan, wanted in zip(plans, asked.values())]
@@ -132,12 +143,19 @@ def _make(title: str, wanted: Wanted) -> Made:
 
 
 def _request(wanted: Wanted) -> Any:
-    p = processing.StableDiffusionProcessingTxt2Img(
-        outpath_samples=shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples,
-        outpath_grids=shared.opts.outdir_grids or shared.opts.outdir_txt2img_grids,
+    """As the tab txt2img makes one, or img2img where the clip starts from another, whose pictures are "Crop and
+    resize"d."""
+    opts, tab = shared.opts, "img2img" if wanted.starts else "txt2img"
+    kind, more = processing.StableDiffusionProcessingTxt2Img, {}
+    if wanted.starts:
+        kind = processing.StableDiffusionProcessingImg2Img
+        more = {"init_images": [], "resize_mode": 1, "denoising_strength": wanted.denoising_strength}
+    p = kind(
+        outpath_samples=opts.outdir_samples or getattr(opts, f"outdir_{tab}_samples"),
+        outpath_grids=opts.outdir_grids or getattr(opts, f"outdir_{tab}_grids"),
         prompt=wanted.prompt, negative_prompt=wanted.negative_prompt, styles=wanted.styles, cfg_scale=wanted.cfg_scale,
-        width=wanted.width, height=wanted.height)
-    p.scripts = scripts.scripts_txt2img
+        width=wanted.width, height=wanted.height, **more)
+    p.scripts = getattr(scripts, f"scripts_{tab}")
     p.script_args = _arguments(p.scripts, wanted)
     # only now: the host's newer versions have scripts for these, which set them as the tab txt2img shows them
     p.sampler_name, p.steps, p.seed = wanted.sampler, wanted.steps, wanted.seed

@@ -5,8 +5,10 @@ How an option is drawn goes by its kind, see `draw`. Another way for one option 
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -14,7 +16,7 @@ import gradio.context
 
 from modules.infotext_utils import PasteField
 
-from ...kinds import Choice, Kind, Number, Range, Several, Text
+from ...kinds import Choice, Data, Kind, Number, Range, Several, Text
 from ...options import Option, OptionError, OptionSet
 from .. import log
 
@@ -23,8 +25,11 @@ Params = dict[str, Any]
 """An infotext's keys and values, as the host reads them."""
 
 
+FILE_TYPES = [".gif", ".mp4", ".webm", ".webp", ".png"]
+
+
 class Form:
-    """The components of an option set, which `draw` adds to the page in the order of `ordered`.
+    """The components of an option set, which `draw` adds to the page.
 
     ``script``: the beginning of the options' labels, which their titles leave out. ``told``: whether an infotext speaks
     of the options at all. ``resets``: what it leaves out is at its default then, and else as the page shows it.
@@ -37,9 +42,14 @@ class Form:
                  pasted: Mapping[str, Callable[[Params], Any]] | None = None):
         self.options, self.script, self.elem_id, self.told, self.resets = options, script, elem_id, told, resets
         self.drawn, self.pasted = drawn or {}, pasted or {}
-        self.components: list[Any] = []
+        self._made: dict[str, list[Any]] = {}
         self.fields: list[PasteField] = []
         """What pastes infotext into them."""
+
+    @property
+    def components(self) -> list[Any]:
+        """All of them, in the order of `ordered`, wherever they were drawn."""
+        return [component for option in ordered(self.options) for component in self._made.get(option.name, ())]
 
     def draw(self, options: Sequence[Option]) -> None:
         """Adds the components of some options to the page."""
@@ -47,7 +57,7 @@ class Form:
             shared = {"label": title(option, self.script), "info": option.help, "elem_id": self.elem_id(option.name)}
             own = self.drawn.get(option.name)
             made = own(option, shared) if own else draw(option.kind, option, shared)
-            self.components += made
+            self._made[option.name] = made
             for end, component in enumerate(made):
                 self.fields.append(PasteField(component, partial(self._paste, option, end)))
 
@@ -83,6 +93,14 @@ def _text(kind: Text, option: Option, shared: dict[str, Any]) -> list[Any]:
 def _choice(kind: Choice, option: Option, shared: dict[str, Any]) -> list[Any]:
     return [gr.Dropdown(list(kind.shown or kind.choices), value=option.default, allow_custom_value=bool(kind.shown),
                         **shared)]
+
+
+@draw.register
+def _data(kind: Data, option: Option, shared: dict[str, Any]) -> list[Any]:
+    """The host's gradio keeps what is dropped there; its file components have no room for help."""
+    made = gr.File(label=shared["label"], elem_id=shared["elem_id"], file_types=FILE_TYPES)
+    gr.HTML(f'<p class="ivmixed-info">{html.escape(option.help)}</p>')
+    return [made]
 
 
 @draw.register
@@ -133,6 +151,8 @@ def shown(option: Option, value: Any) -> list[Any]:
     """What the components of an option show."""
     if option.kind.typed:
         return [option.to_text(value)]
+    if isinstance(option.kind, Data):
+        return [None]  # a page is given no files back
     made = option.kind.to_json(value)
     return list(made) if len(option.kind.ends) > 1 else [made]
 
@@ -149,8 +169,25 @@ def of_values(options: type[Set], values: Sequence[Any]) -> Set:
     for option in ordered(options):
         parts = [next(left) for _ in option.kind.ends]
         value = parts if len(parts) > 1 else parts[0]
+        if isinstance(option.kind, Data):
+            value = uploaded(option, value)
         given[option.name] = "" if value is None and option.kind.typed else value  # a list without entries sends None
     return options(**given)
+
+
+def uploaded(option: Option, value: Any) -> Any:
+    """The bytes of what was dropped into a page, a file that gradio keeps; JSON has no such object, and no path is
+    taken from it. Raises OptionError."""
+    path = getattr(value, "name", None)
+    if path is None:
+        return value
+    try:
+        if os.path.getsize(path) > option.kind.most:  # type: ignore[attr-defined]
+            raise OptionError(option.name, os.path.basename(path), option.allowed, "is too large")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OptionError(option.name, os.path.basename(path), option.allowed,
+                          f"cannot be read any more ({error.strerror}): drop it again") from None
 
 
 def of_arguments(options: type[Set], arguments: Any, example: str, defaults: Sequence[Any] | None = None) -> Set | None:

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ...options import OptionError, Options
+from ...presets import Preset
 from .. import NAME, SAMPLERS, presets, preview
 from ..options import WebUIOptions
 from ..presets import PresetError
@@ -95,7 +96,7 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
         options = from_arguments(shown)
         known = presets.every()
         name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
-        figure = _figure(options, host, *_about(known.get(name), host))
+        figure = _figure(options, host, *_about(known.get(name or ""), host))
     except OptionError as error:
         return [_words("ivmixed-error", str(error)), _answer(price), gr.update()]
     name = name or presets.CUSTOM
@@ -106,7 +107,8 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
 
 def _plan(options: Options, host: dict[str, Any]) -> Any:
     sampler = host.get("sampler", NAME)
-    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), host.get("denoising_strength"),
+    strength = host.get("denoising_strength") if host.get("init_video", True) is not None else None  # img2img: always
+    return preview.plan_of(options, host.get("steps", 20), host.get("scheduler"), strength,
                            sampler=sampler if sampler in SAMPLERS else NAME)
 
 
@@ -118,7 +120,7 @@ def _price(plan: Any, host: dict[str, Any]) -> dict[str, Any]:
     return preview.price(plan, **size, passes=passes)
 
 
-def _about(preset: presets.Preset[WebUIOptions] | None, host: dict[str, Any]) -> list[str]:
+def _about(preset: Preset[WebUIOptions] | None, host: dict[str, Any]) -> list[str]:
     """What is said of the preset that the settings are; also that the page has another CFG scale than it wants."""
     if preset is None:
         return []

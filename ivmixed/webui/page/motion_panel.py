@@ -1,7 +1,9 @@
 """The panel of built-in motion, made from its declared options, and the way back from its values."""
 from __future__ import annotations
 
+import base64
 import html
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,13 @@ from modules.infotext_utils import PasteField
 from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
-from ...motion import MotionControls, MotionOptions
+from ...clips.encode import can_write
+from ...clips.source import strip
+from ...motion import FORMATS, MotionControls, MotionOptions
 from ...options import ConflictError, Option
+from ...untrusted import Refusal
 from .. import MOTION, request
-from ..builtin import generation, output
+from ..builtin import generation, output, start
 from . import form
 
 
@@ -31,7 +36,7 @@ class Source(NamedTuple):
 BUILT_IN = Source(lambda: list(generation.files()), lambda: Path(paths.models_path, "AnimateDiff"))
 
 
-def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
+def build(elem_id: Callable[[str], str], is_img2img: bool) -> tuple[list[Any], list[PasteField]]:
     """The panel's components in the order of the script's arguments, and what pastes infotext into them.
 
     The first is the accordion: closed, there is no motion.
@@ -39,14 +44,20 @@ def build(elem_id: Callable[[str], str]) -> tuple[list[Any], list[PasteField]]:
     with InputAccordion(False, label=MOTION, elem_id=elem_id("open")) as accordion:
         gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
                 "The batch size is the number of frames.")
-        motion = components(elem_id)
+        motion = components(elem_id, starts=is_img2img)
     return [accordion, *motion.components], [PasteField(accordion, _is_open), *motion.fields]
 
 
-def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None) -> form.Form:
+STARTS = ("init_video", "extend")
+"""The options of a clip that starts from another."""
+
+
+def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
+               starts: bool = True, more: Callable[[], None] = lambda: None) -> form.Form:
     """The form of the options.
 
-    The list of motion modules is that of the source which the component ``by`` has as its value.
+    The list of motion modules is that of the source which the component ``by`` has as its value. ``starts``: whether a
+    clip may start from another here; ``more`` draws what else belongs there.
     """
     sources = sources or {None: BUILT_IN}
     made = form.Form(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
@@ -56,8 +67,41 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     with gr.Row():
         made.draw(others)
     with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
-        made.draw(form.advanced(MotionOptions))
+        made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
+    with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts):
+        made.draw([MotionOptions.option(name) for name in STARTS])
+        more()
+        if starts:
+            _preview(elem_id, made)
     return made
+
+
+def _preview(elem_id: Callable[[str], str], made: form.Form) -> None:
+    """Below the clip to start from: what will be used of it."""
+    named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
+    shown = gr.HTML("", elem_id=elem_id("start_preview"))
+    for name in ("init_video", "extend", "frames", "fps"):
+        named[name].change(preview_start, inputs=[named[name] for name in ("init_video", "extend", "frames", "fps")],
+                           outputs=[shown], show_progress="hidden", queue=False)
+
+
+def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
+    """What a clip will begin with: in words, and some of the frames."""
+    if init_video is None:
+        return ""
+    try:
+        options = MotionOptions(init_video=form.uploaded(MotionOptions.option("init_video"), init_video),
+                                extend=extend, frames=frames, fps=fps)
+        taken = start.take(options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
+    except Refusal as error:
+        words = str(error).removeprefix("IV-mixed: ")
+        return f'<p role="alert" class="ivmixed-error">{html.escape(words)}</p>'
+    file = io.BytesIO()
+    strip(taken.frames).save(file, "JPEG")
+    own = f"{taken.size[0]}x{taken.size[1]} pixels" + (f", {taken.fps:.4g} frames a second" if taken.fps else "")
+    words = f"{taken.said}. The clip has {own}."
+    return (f'<p class="ivmixed-info">{html.escape(words)}</p><img class="ivmixed-strip" alt="{html.escape(words)}" '
+            f'src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">')
 
 
 def options_of(p: Any, arguments: Any) -> MotionOptions | None:
@@ -128,7 +172,7 @@ def _missing(source: Source, names: list[str]) -> str:
 
 
 def _formats(option: Option, shared: dict[str, Any]) -> list[Any]:
-    if not all(output.can_write(output.ending(name)) for name in option.kind.choices):
+    if not all(can_write(output.ending(name)) for name in FORMATS):
         shared["info"] += f". {output.NEEDS_AV}"
     return form.draw(option.kind, option, shared)
 

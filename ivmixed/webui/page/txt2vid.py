@@ -59,6 +59,9 @@ class HostSettings(OptionSet):
     cfg_scale: float = declare(Number(0, 100, step=0.5, slider=(1, 30)), 7.5, "CFG scale", title="CFG Scale", help="")
     seed: int = declare(  # a browser's numbers are whole so far
         Whole(-1, 2**53), -1, "Seed", title="Seed (-1: another one every time)", help="")
+    denoising_strength: float = declare(
+        Number(0, 1, step=0.01), 0.6, "Denoising strength",
+        help="Where the clip starts from another: how much of that is made anew")
 
 
 MEASURES = {
@@ -103,7 +106,9 @@ class _Settings:
         self.by = gr.Radio(list(sources), value=first, label="Motion comes from", visible=len(sources) > 1,
                            elem_id=f"{TAB}_by")
         self.by.do_not_save_to_config = True  # else it would stay with a source that has no modules any more
-        self.motion = motion_panel.components(lambda name: f"{TAB}_motion_{name}", self.by, sources)
+        self.motion = motion_panel.components(
+            lambda name: f"{TAB}_motion_{name}", self.by, sources,
+            more=lambda: self.host.draw([HostSettings.option("denoising_strength")]))
         self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
         self.components = [*self.host.components, self.by, *self.motion.components, *self.panel.components]
 
@@ -121,7 +126,8 @@ class _Settings:
         host = dict(zip((option.name for option in HostSettings.declared()), self.host.components))
         motion = dict(zip((option.name for option in form.ordered(MotionOptions)), self.motion.components))
         watched = {name: component for name, component in host.items() if name in live.WATCHED}
-        live.connect(self.panel, {**watched, "frames": motion["frames"], "free_init": motion["free_init"]})
+        names = ("frames", "init_video", "free_init")
+        live.connect(self.panel, {**watched, **{name: motion[name] for name in names}})
         infotext_utils.add_paste_fields(TAB, None, [
             PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
             *self.host.fields, PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),
@@ -149,7 +155,7 @@ def _host_settings() -> form.Form:
     with gr.Row():
         made.draw([first, second])
     made.draw([steps])
-    for pair in (others[:2], others[2:]):
+    for pair in (others[:2], others[2:4]):
         with gr.Row():
             made.draw(pair)
     return made

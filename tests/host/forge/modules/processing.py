@@ -26,6 +26,8 @@ class StableDiffusionProcessing:
     init_latent: torch.Tensor | None = None
     """The pictures of img2img, encoded; None: txt2img."""
     init_images: list | None = None
+    mask: Any = None
+    nmask: Any = None
     n_iter: int = 1
     do_not_save_grid: bool = False
     refiner_checkpoint: str | None = None
@@ -132,6 +134,22 @@ class StableDiffusionProcessing:
     def _before_sampling(self):
         self.sd_model.forge_objects = self.sd_model.forge_objects_after_applying_lora.shallow_copy()
         self.scripts.process_before_every_sampling(self)
+
+
+@dataclass
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    """A request of the tab img2img."""
+
+    resize_mode: int = 0
+    image_mask: Any = None
+
+    def init(self, all_prompts, all_seeds):
+        super().init(all_prompts, all_seeds)
+        self.extra_generation_params["Denoising strength"] = self.denoising_strength
+        processing_parts.encode_pictures(self)
+
+    def sample(self):
+        return processing_parts.blended(self, super().sample())
 
 
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):

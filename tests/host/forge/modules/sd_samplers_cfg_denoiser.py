@@ -36,6 +36,8 @@ class CFGDenoiser(torch.nn.Module):
         cfg_denoiser_callback(params)
         cond_scale = _GUIDANCE[shared.host](self, cond_scale, sigma, s_min_uncond)
         denoised = forge_sample(self, params, cond_scale)
+        if self.mask is not None:
+            denoised = denoised * self.nmask + self.init_latent * self.mask
         self.sampler.last_latent = denoised
         sd_samplers_common.store_latent(denoised)
         denoised = script_callbacks.cfg_after_cfg_callback(denoised, now.sampling_step, now.sampling_steps).x

@@ -26,6 +26,8 @@ class StableDiffusionProcessing:
     init_latent: torch.Tensor | None = None
     """The pictures of img2img, encoded; None: txt2img."""
     init_images: list | None = None
+    mask: Any = None
+    nmask: Any = None
     enable_hr: bool = False
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
@@ -115,6 +117,22 @@ class StableDiffusionProcessing:
             image_conditioning=image_cond)
         self.is_hr_pass = False
         return samples
+
+
+@dataclass
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    """A request of the tab img2img."""
+
+    resize_mode: int = 0
+    image_mask: Any = None
+
+    def init(self, all_prompts, all_seeds):
+        super().init(all_prompts, all_seeds)
+        self.extra_generation_params["Denoising strength"] = self.denoising_strength
+        processing_parts.encode_pictures(self)
+
+    def sample(self):
+        return processing_parts.blended(self, super().sample())
 
 
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):

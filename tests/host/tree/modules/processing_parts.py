@@ -2,9 +2,11 @@
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
 from PIL import Image
 
-from modules import infotext_utils, prompt_parser, scripts, sd_models, shared
+from modules import images, infotext_utils, prompt_parser, scripts, sd_models, shared
 
 
 def get_fixed_seed(seed):
@@ -45,6 +47,21 @@ def init(p):
         p.batch_size = len(p.init_images)
     if p.enable_hr and p.hr_checkpoint_name and p.hr_checkpoint_name != "Use same checkpoint":
         p.hr_checkpoint_info = sd_models.get_closet_checkpoint_match(p.hr_checkpoint_name)
+
+
+def encode_pictures(p):
+    """The pictures of img2img as latents, one for all rows or one for each; the inverse of what `pictures_of` shows."""
+    if p.resize_mode != 3:
+        p.init_images = [images.resize_image(p.resize_mode, picture, p.width, p.height) for picture in p.init_images]
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in p.init_images])).float() / 255
+    small = torch.nn.functional.avg_pool2d(pixels.permute(0, 3, 1, 2), 8)
+    latents = torch.cat([6 * (small - 0.5), torch.zeros_like(small[:, :1])], 1)
+    p.init_latent = latents.expand(p.batch_size, -1, -1, -1) if len(latents) == 1 else latents
+
+
+def blended(p, samples):
+    """With what the mask keeps of the pictures."""
+    return samples if p.mask is None else samples * p.nmask + p.init_latent * p.mask
 
 
 def encoded(prompts):

@@ -6,6 +6,8 @@ from modules import errors
 AlwaysVisible = object()
 scripts_txt2img = None
 """The runner of the tab txt2img."""
+scripts_img2img = None
+"""That of img2img."""
 scripts_data = []
 """Every script that the host has loaded: its path and its module."""
 

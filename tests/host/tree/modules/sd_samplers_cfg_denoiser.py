@@ -41,6 +41,8 @@ class CFGDenoiser(torch.nn.Module):
             cond_scale = 1.0
         script_callbacks.cfg_denoised_callback(out, state.sampling_step, state.sampling_steps, self.inner_model)
         denoised = out[rows:] + (out[:rows] - out[rows:]) * cond_scale
+        if self.mask is not None:
+            denoised = denoised * self.nmask + self.init_latent * self.mask
 
         self.sampler.last_latent = out[:rows]
         shows_prompt = shared.opts.live_preview_content == "Prompt"

@@ -65,6 +65,7 @@ class Sampler:
 
     def initialize(self, p):
         self.p = self.model_wrap_cfg.p = p
+        self.model_wrap_cfg.mask, self.model_wrap_cfg.nmask = p.mask, p.nmask
         self.model_wrap_cfg.step = 0
         self.eta = opts.eta_ancestral if p.eta is None else p.eta
         self.s_min_uncond = p.s_min_uncond

@@ -57,6 +57,7 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, steps)[steps - t_enc - 1:]
         start = x + noise * sigmas[0]
+        self.model_wrap_cfg.init_latent = x
         return self._run(p, start, x, sigmas, t_enc + 1, conditioning, unconditional_conditioning, image_conditioning)
 
     def _run(self, p, x, last_latent, sigmas, steps, cond, uncond, image_cond):

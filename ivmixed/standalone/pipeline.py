@@ -371,7 +371,7 @@ def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: i
     for text in travel.prompts if travel else [prompt]:
         prompts.check("prompt", text)
         if travel and (match := re.search(r",\s*(\d+\s*:\s.*)", text)):
-            raise OptionError("prompt", match[1], "prompt travel with a line for each frame", "stands behind another frame")
+            raise OptionError("prompt", match[1], "prompt travel with a line for each frame", "stands behind another")
     for name, text in (("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
                        ("image_negative_prompt", options.image_negative_prompt)):
         prompts.check(name, text)

@@ -22,6 +22,7 @@ from ivmixed.standalone.cli import SETTINGS, build_parser, main, settings_of
 from ivmixed.standalone.txt2vid import complete
 
 from . import tiny
+from .layouts import motion_shapes, sparse
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +230,51 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(capsys, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_frames_beyond_the_motion_modules_positions_are_refused_before_loading(capsys, tmp_path, video, monkeypatch):
+def test_a_context_beyond_the_modules_positions_is_refused(capsys, tmp_path, video, monkeypatch):
     monkeypatch.setattr(txt2vid, "load", None)
-    code, _, error = run(capsys, *make(video, "--frames", 17, "--out", tmp_path / "clip.gif"))
-    assert code == 2 and "frames = 17" in error and "16" in error
+    code, _, error = run(capsys, *make(video, "--frames", 17, "--context", 17, "--out", tmp_path / "clip.gif"))
+    assert code == 2 and "context = 17 is too much for a clip of 17 frames" in error and "2 to 16" in error
+    code, _, error = run(capsys, *make(video, "--prompt", "0: one\n9: two", "--out", tmp_path / "clip.gif"))
+    assert code == 2 and "gives frame 9 of a clip with frames 0 to 2" in error
+
+
+def test_a_long_clip_with_all_options_of_motion(capsys, tmp_path, video):
+    path, again = tmp_path / "long.png", tmp_path / "again.png"
+    options = ["--context", 4, "--overlap", 2, "--fuse", "linear", "--noise", "freenoise", "--free-init", 2,
+               "--seed", 1, "--motion-strength", 1.5, 0.5, "--motion-strength-frames", "0=1", "9=0",
+               "--attention-scale", 0.8, "--prompt", "0: one\n9: two"]
+    code, out, _ = run(capsys, *make(video, "--out", path, "--json", *options, "--frames", 10))
+    assert code == 0
+    report = json.loads(out)
+    assert report["clips"]["IV-mixed"]["evaluations"] == 2 * 9
+    made = report["settings"]
+    assert made["motion_strength"] == [1.5, 0.5] and made["motion_strength_frames"] == [[0, 1], [9, 0]]
+    assert run(capsys, "--from", path, "--trust-paths", "--device", "cpu", "--quiet", "--out", again)[0] == 0
+    assert len(read_clip(path)[0]) == 10 and (read_clip(path)[0] == read_clip(again)[0]).all()
+
+
+def test_the_plan_has_all_passes(capsys, video):
+    code, out, _ = run(capsys, *make(video, "--plan", "--free-init", 3))
+    assert code == 0 and "3 passes of these (FreeInit): 27 evaluations" in out
+    assert json.loads(run(capsys, *make(video, "--plan", "--free-init", 3, "--json"))[1])["evaluations"] == 27
+
+
+@pytest.mark.parametrize("name, given, wanted", [
+    ("animatediff_lightning_4step_diffusers.safetensors", [], (4, 1.0, "euler", "trailing")),
+    ("animatediff_lightning_2step_comfyui.safetensors", ["--steps", "2"], (2, 1.0, "euler", "trailing")),
+    ("lightning_8step.safetensors", ["--cfg", "2", "--solver", "dpmpp_2m"], (8, 2.0, "dpmpp_2m", "trailing")),
+    ("lightning_8step.safetensors", ["--loop", "animatediff"], (8, 1.0, None, None)),
+    ("AnimateLCM_sd15_t2v.safetensors", [], (8, 1.0, "lcm", "trailing")),
+    ("v3_sd15_mm.safetensors", [], (25, 7.5, None, None))])
+def test_a_distilled_module_brings_how_it_is_sampled(name, given, wanted, tmp_path):
+    shapes = motion_shapes((32,) * 4, None if "LCM" in name else 32, "v3" not in name)
+    module = sparse(tmp_path / name, shapes)
+    settings = settings_of(build_parser().parse_args(
+        ["txt2vid", "--checkpoint", "sd15.safetensors", "--motion-module", str(module), *given]))
+    settings = complete(settings, torch.device("cpu"))
+    assert (settings.steps, settings.cfg, settings.solver, settings.spacing) == wanted
+    said = [line for line in txt2vid.said(settings) if "distilled" in line]
+    assert len(said) == (settings.cfg == 2)
 
 
 def test_ctrl_c_leaves_nothing(capsys, tmp_path, monkeypatch, video):

@@ -127,7 +127,7 @@ def test_other_video_models_have_no_such_options():
     pipe = IVMixedPipeline(tiny.modelscope(), tiny.stable_diffusion())
     with pytest.raises(ConflictError, match=r"motion_strength = 0.5 cannot be used with this video model"):
         run(pipe, 3, motion=MotionControls(motion_strength=0.5))
-    with pytest.raises(OptionError, match="only the prompt of an AnimateDiff clip travels"):
+    with pytest.raises(OptionError, match="prompt travel is for the prompt of an AnimateDiff clip alone"):
         run(pipe, 3, prompt="0: one\n2: two")
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ivmixed import Schedule
 from ivmixed.motion import MotionError, check, load
-from ivmixed.motion.loading import made_for
+from ivmixed.motion.loading import made_for, to_diffusers
+from ivmixed.motion.module import LCM, LIGHTNING, V2
 
 from .layouts import motion_shapes, random, saved, sinusoids, sparse
 
@@ -44,6 +45,42 @@ def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, 
     found = check(path)
     assert (found.name, found.norms_span_frames) == (kind, kind in ("AnimateDiff v1", "HotShot-XL"))
     assert found.family == ("SDXL" if len(widths) == 3 else "SD 1.5")
+
+
+@pytest.mark.parametrize("name, kind, doubt", [
+    ("animatediff_lightning_4step_comfyui.safetensors", "AnimateDiff-Lightning 4-step", ""),
+    ("animatediff_lightning_1step_diffusers.safetensors", "AnimateDiff-Lightning 1-step", ""),
+    ("AnimateDiff-Lightning-8-steps.ckpt", "AnimateDiff-Lightning 8-step", ""),
+    ("lightning_2_step.pth", "AnimateDiff-Lightning 2-step", ""),
+    ("lightning.safetensors", "AnimateDiff-Lightning 4-step", "not for how many steps"),
+    ("lightning_12step.safetensors", "AnimateDiff-Lightning 4-step", "not for how many steps"),
+    ("mm_sd_v15_v2.safetensors", "AnimateDiff v2", ""),
+    ("anything_4step.safetensors", "AnimateDiff v2", "")])
+def test_lightning_is_v2_by_its_tensors_and_told_by_its_name(name, kind, doubt, tmp_path):
+    tensors = random(motion_shapes(WIDE, 32, True))
+    if "diffusers" in name:
+        tensors = {key: tensor for key, tensor in to_diffusers(tensors).items() if ".attn2.pos_encoder." not in key}
+    module = load(saved(tmp_path / name, tensors))
+    assert module.kind.name == kind and doubt in module.doubt and bool(module.doubt) == bool(doubt)
+    assert load(tmp_path / name, kind="AnimateDiff v2").kind.distilled is None
+    assert load(tmp_path / name, kind="AnimateDiff-Lightning 2-step").kind.distilled.most == 3
+
+
+def test_other_modules_are_never_lightning(tmp_path):
+    path = saved(tmp_path / "lightning_4step.safetensors", random(motion_shapes(WIDE, 32)))
+    assert check(path).name == "AnimateDiff v3"
+    assert "is AnimateDiff v3, not AnimateDiff-Lightning 4-step" in refusal(
+        load, path, kind="AnimateDiff-Lightning 4-step")
+
+
+@pytest.mark.parametrize("kind, steps, cfg, words", [
+    (LIGHTNING[4], 4, 1, ""), (LIGHTNING[2], 3, 1, ""), (LCM, 6, 1.8, ""), (V2, 25, 7.5, ""),
+    (LIGHTNING[4], 25, 1, "4 steps at CFG scale 1 or less, and the clip has 25 steps"),
+    (LIGHTNING[1], 1, 7.5, "1 step at CFG scale 1 or less, and the clip has 7.5 as CFG scale"),
+    (LCM, 20, 7, "4 to 8 steps at CFG scale 2 or less, and the clip has 20 steps and 7 as CFG scale")])
+def test_what_does_not_fit_a_distilled_module_is_said_in_a_line(kind, steps, cfg, words):
+    said = kind.distilled.advice(kind.name, steps, cfg) if kind.distilled else ""
+    assert words in said and bool(words) == bool(said) and "\n" not in said
 
 
 def test_noise_tables(tmp_path):

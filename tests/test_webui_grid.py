@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ivmixed import PRESETS, OptionError
+from ivmixed.motion import MotionControls
 from ivmixed.webui.options import OPTIONS, WebUIOptions
 
 from .host import NAME, loaded
@@ -44,7 +45,7 @@ def infotext_after(process, cell):
 
 def test_there_is_an_axis_for_every_option_and_for_presets(host):
     labels = [axis.label for axis in host.plot.axis_options]
-    own = [f"[IV-mixed] {option.label.removeprefix('IV-mixed ')}" for option in OPTIONS]
+    own = [f"[IV-mixed] {option.label.removeprefix('IV-mixed ')}" for option in (*OPTIONS, *MotionControls.declared())]
     assert labels == ["Nothing", "Steps", "[IV-mixed] preset", *own]
     host.module("page.xyz").add_axes()
     assert [axis.label for axis in host.plot.axis_options] == labels
@@ -130,7 +131,7 @@ def test_the_infotext_names_the_preset(host):
 
 def test_a_closed_panel_runs_the_preset_of_the_settings(host):
     info = host.shared.settings_page["ivmixed_closed"]
-    assert info.component_args()["choices"] == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
+    assert info.component_args()["choices"] == ["paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
     assert (info.default, info.section) == ("paper", ("ivmixed", "IV-mixed"))
     published = host.run(host.clip(frames=4, context=4))
     assert torch.equal(host.run(host.clip(options=WebUIOptions().to_dict(), frames=4, context=4)), published)

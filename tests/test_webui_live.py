@@ -153,7 +153,9 @@ def test_the_time_stands_beside_the_price(host):
         assert look(host, WebUIOptions())[2].endswith(f"times plain AnimateDiff, about {words} a clip")
     built_in = {"built_in": True, "built_in_frames": 32, "frames": None}
     assert look(host, WebUIOptions(), **built_in)[2].endswith("about 4 h 2 min a clip")
-    assert look(host, WebUIOptions(), **{**built_in, "built_in": False})[2].endswith("times plain AnimateDiff")
+    assert look(host, WebUIOptions(), **built_in, free_init=2)[2].endswith("about 8 h 4 min a clip")
+    off = {**built_in, "built_in": False, "free_init": 2}
+    assert look(host, WebUIOptions(), **off)[2].endswith("times plain AnimateDiff")
     store.path.unlink()
 
 
@@ -184,7 +186,7 @@ def changed(page, values):
     return page.defaults() | {name: value for name, value in zip(page.names, values[:-1]) if name not in left}
 
 
-@pytest.mark.parametrize("name", ["paper", "balanced", "fast", "paper-videocrafter", "plain"])
+@pytest.mark.parametrize("name", ["paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     values = host.module("page.live").choose(name, True)
     preset = host.module("presets").BUILT_IN[name]
@@ -198,7 +200,8 @@ def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
 
 
 def test_the_released_loops_and_the_box_models_are_not_offered(host):
-    assert list(host.module("presets").BUILT_IN) == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
+    assert list(host.module("presets").BUILT_IN) == [
+        "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
 
 
 def test_choosing_custom_changes_nothing(host, page):
@@ -220,7 +223,7 @@ def test_settings_are_saved_and_come_back(host, page, options):
     assert values[-1] == 6.5
     assert look(host, options, preset="mine")[3] == "mine"
     presets.delete("mine")
-    assert look(host, options)[3] in ("custom", "paper", "balanced", "fast", "paper-videocrafter", "plain")
+    assert look(host, options)[3] in ("custom", "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain")
 
 
 def test_two_presets_with_the_same_settings_keep_their_names(host, stored):
@@ -276,7 +279,8 @@ def test_a_file_that_cannot_be_read_is_told_and_kept(host, stored, text):
     stored.parent.mkdir(exist_ok=True)
     stored.write_text(text, "latin-1")
     host.log.lines.clear()
-    assert list(host.module("presets").every()) == ["paper", "balanced", "fast", "paper-videocrafter", "plain"]
+    assert list(host.module("presets").every()) == [
+        "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
     assert str(stored) in host.log.lines[0] and "repair it, or move it away" in host.log.lines[0]
     _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(WebUIOptions()))
     assert str(stored) in text_of(said)
@@ -290,7 +294,7 @@ def test_an_entry_of_another_version_is_left_out_and_kept(host, stored):
     data |= {"later": {"options": {"new_option": 1}, "cfg_scale": 7}, "broken": 3, "half": {"options": {}}}
     stored.write_text(json.dumps(data))
     host.log.lines.clear()
-    assert list(presets.every()) == ["paper", "balanced", "fast", "paper-videocrafter", "plain", "good"]
+    assert list(presets.every()) == ["paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain", "good"]
     assert [line.split("'")[1] for line in host.log.lines] == ["later", "broken", "half"]
     presets.save("more", WebUIOptions(), None)
     assert list(json.loads(stored.read_text())) == ["good", "later", "broken", "half", "more"]
@@ -322,4 +326,4 @@ def test_every_setting_and_what_the_host_has_of_it_asks_for_a_new_picture(page):
     assert watched == {component.elem_id for component in page.components} | {
         f"txt2img_{name}" for name in ("sampling", "steps", "scheduler", "cfg_scale", "width", "height")} | {
         "txt2img-ad-video-length", "script_txt2img_ivmixed_motion_open-checkbox",
-        "script_txt2img_ivmixed_motion_frames"}
+        "script_txt2img_ivmixed_motion_frames", "script_txt2img_ivmixed_motion_free_init"}

@@ -15,7 +15,8 @@ from torch import nn
 
 from ivmixed import OPTIONS, OptionError, Options, Schedule, make_plan
 from ivmixed.motion import Layout, MotionError, MotionModule, MotionOptions, attach, uniform_windows
-from ivmixed.motion.module import SDXL, V1, V2, V3
+from ivmixed.motion.module import LIGHTNING, SDXL, V1, V2, V3
+from ivmixed.motion.noise import mixed, order
 from ivmixed.motion.options import MOTION_OPTIONS
 
 from .device import Reads
@@ -660,3 +661,112 @@ def test_what_goes_wrong_in_a_hook_stops_the_generation(host, monkeypatch):
     with pytest.raises(OSError, match="the folder cannot be read"):
         host.run(request(host))
     assert host.evaluations == []
+
+
+# --- motion strength, noise and FreeInit
+
+def test_strength_1_is_the_clip_of_always_and_0_makes_stills(host):
+    plain = host.run(request(host, **LONG))
+    assert torch.equal(host.run(request(host, **LONG, motion_strength=1, motion_strength_frames="0=1 5=1")), plain)
+    host.evaluations.clear()
+    stills = host.run(request(host, **LONG, motion_strength=0))
+    assert [len(call.x) for call in host.evaluations[0].calls] == [8, 4]  # no frame twice
+    for evaluation in host.evaluations:
+        for call in evaluation.calls:
+            assert torch.equal(call.out, host.unet(call.x, timesteps=call.t, context=call.context))
+    assert (stills - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["Euler", NAME])
+def test_strength_over_steps_and_frames(host, sampler):
+    """Of three steps the first is of stills; then what motion adds to a frame in a window is that frame's share."""
+    host.run(request(host, sampler, options={"interval": [0, 0]} if sampler == NAME else None, **LONG,
+                     motion_strength="0=0 50=1 100=2", motion_strength_frames="0=1 5=0", attention_scale=0.5))
+    module, unet = host.modules["v3.safetensors"], host.model.model.diffusion_model
+    assert len(host.evaluations[0].calls) == 2
+    for evaluation, of_step in zip(host.evaluations[1:], (1, 2)):
+        windows = uniform_windows(evaluation.step, 6, 4)
+        assert len(evaluation.calls) == len(windows)
+        for call, window in zip(evaluation.calls, windows):
+            with torch.no_grad(), attach(unet, module) as motion:
+                motion.frames, motion.attention_scale = 4, 0.5
+                motion.strength = torch.tensor([of_step * (1 - frame / 5) for frame in window])
+                expected = unet(call.x, timesteps=call.t, context=call.context)
+            torch.testing.assert_close(call.out, expected, rtol=0, atol=1e-6)
+            assert not torch.allclose(call.out, moved(host, call, module, 4))
+
+
+def test_motion_strength_is_an_axis_of_the_plot(host):
+    cells = host.plot.run(request(host), "[IV-mixed] motion strength", "0, 0.5, 2 to 1")
+    for (cell, _), strength in zip(cells, (0, 0.5, (2, 1))):
+        alone = request(host, motion_strength=strength)
+        assert torch.equal(host.run(alone), cell.latents)
+    assert len(cells) == 3
+    off = host.still("Euler")
+    with pytest.raises(host.sampler.RefusedError, match="cannot be used with motion that is off"):
+        host.plot.run(off, "[IV-mixed] motion strength", "0.5")
+
+
+def test_a_keyframe_beyond_the_clip_is_refused(host):
+    words = r"motion_strength_frames = '0=1 9=0' cannot be used with frames = 4"
+    with pytest.raises(host.sampler.RefusedError, match=words):
+        host.run(request(host, motion_strength_frames="0=1 9=0"))
+
+
+@pytest.mark.parametrize("noise", ["freenoise", "repeat"])
+@pytest.mark.parametrize("hires", [False, True])
+def test_long_clips_begin_with_the_noise_of_the_first_window(host, noise, hires):
+    p = request(host, frames=7, context=4, noise=noise)
+    p.enable_hr = hires
+    create = host.sd_samplers.create_sampler
+    host.run(p)
+    own = p.noise(7)
+    rows = order(noise, 7, 4, 3, torch.Generator().manual_seed(p.seeds[0]))
+    first = host.evaluations[0]
+    torch.testing.assert_close(first.x[:7], own[rows] * first.sigma[0])
+    if hires:
+        second = host.evaluations[3]
+        clean, other = (second.x[:7] - begun * second.sigma[0] for begun in (own[rows], own))
+        assert clean.std() < other.std()
+    assert host.sd_samplers.create_sampler is create
+
+
+@pytest.mark.parametrize("sampler", ["Euler", NAME])
+def test_free_init_samples_again_and_leaves_nothing(host, sampler):
+    before = host.run(request(host, sampler))
+    count, snapshot = len(host.evaluations), host.snapshot()
+    p = request(host, sampler, free_init=3, free_init_filter="gaussian")
+    clip = host.run(p)
+    assert len(host.evaluations) == 3 * count
+    if sampler == "Euler":  # the extra loop asks first at another level
+        abar, noises = V3.alphas_cumprod()[-1].item(), p.generators(4)
+        noise = noises.next()
+        again = mixed(abar**0.5 * before + (1 - abar) ** 0.5 * noise, noises.next(), "gaussian")
+        first, second = host.evaluations[0], host.evaluations[count]
+        torch.testing.assert_close(first.x[:4], noise * first.sigma[0])
+        torch.testing.assert_close(second.x[:4], again * second.sigma[0], rtol=0, atol=1e-4)
+    assert (clip - before).abs().max() > 1e-2
+    assert p.extra_generation_params["IV-mixed motion FreeInit"] == "3"
+    assert torch.equal(host.run(request(host, sampler)), before)
+    assert snapshot.changed(host.snapshot()) == set()
+
+
+def test_an_interrupt_ends_free_init(host):
+    host.on_evaluated.append(lambda count: host.shared.state.interrupt() if count == 4 else None)
+    clip = host.run(request(host, free_init=3))
+    assert len(host.evaluations) == 4 and clip.isfinite().all()
+
+
+def test_free_init_of_pictures_is_refused(host):
+    p = request(host, free_init=2)
+    p.init_images, p.init_latent = [Image.new("RGB", (32, 32))], torch.zeros(4, 4, 4, 4)
+    with pytest.raises(host.sampler.RefusedError, match=r"free_init = 2 cannot be used with img2img"):
+        host.run(p)
+
+
+def test_steps_and_scale_that_do_not_fit_a_distilled_module_are_said(host):
+    host.modules["v2.safetensors"].kind = LIGHTNING[4]
+    p = request(host, model="v2.safetensors")
+    host.run(p)
+    said = "AnimateDiff-Lightning 4-step was distilled to 4 steps at CFG scale 1 or less, and the clip has 3 steps and"
+    assert [line for line in host.log.lines if line.startswith(said)] and any(said in text for text in p.comments)

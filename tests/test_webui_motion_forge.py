@@ -4,6 +4,7 @@ import torch
 
 from ivmixed import Options, Schedule, make_plan
 from ivmixed.motion import attach, uniform_windows
+from ivmixed.motion.noise import order
 
 from .device import Reads
 from .host import NAME
@@ -205,3 +206,21 @@ def test_a_hires_pass_with_other_modules_is_refused(tmp_path, kind, chosen, refu
         else:
             host.run(p)
             assert len(host.evaluations) == 6
+
+
+def test_strength_noise_and_free_init(host):
+    """As in AUTOMATIC1111, where their numbers are tested."""
+    plain = host.run(request_of(host, frames=6, context=4))
+    assert torch.equal(host.run(request_of(host, frames=6, context=4, motion_strength_frames="0=1 5=1")), plain)
+    host.run(request_of(host, frames=6, context=4, motion_strength=0))
+    for evaluation in host.evaluations:
+        for call in evaluation.calls:
+            assert torch.equal(call.out, host.network.diffusion_model(call.x, call.t, call.context))
+    p = request_of(host, frames=6, context=4, noise="freenoise", free_init=2)
+    host.run(p)
+    rows = order("freenoise", 6, 4, 3, torch.Generator().manual_seed(p.seeds[0]))
+    first, second = host.evaluations[0], host.evaluations[3]
+    torch.testing.assert_close(first.x, p.noise(6)[rows] * first.sigma[:, None, None, None])
+    assert len(host.evaluations) == 6 and torch.equal(second.sigma, first.sigma)
+    assert (second.x - first.x).abs().max() > 0.1
+    assert torch.equal(host.run(request_of(host, frames=6, context=4)), plain)

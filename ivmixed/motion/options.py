@@ -14,8 +14,8 @@ FORMATS = ("GIF", "MP4", "WebM", "WebP", "PNG")
 
 @dataclass(frozen=True)
 class MotionOptions(MotionControls):
-    """One checked set of options of a clip in a WebUI. Raises OptionError, ConflictError also where the clip extends
-    none or has no frame of its own."""
+    """One checked set of options of a clip in a WebUI. Raises OptionError, ConflictError where the clip extends none or
+    has no frame of its own, and as `MotionControls` does."""
 
     model: str = declare(
         Text(words="the name of a motion module file in one of the folders for them"), "", "IV-mixed motion",
@@ -59,9 +59,6 @@ class MotionOptions(MotionControls):
         if self.extend >= self.frames:
             raise ConflictError("extend", self.extend, "frames", self.frames, because="no frame would be new",
                                 remedy=f"take less than {self.frames}")
-        if self.init_video is not None and self.free_init > 1:
-            raise ConflictError("free_init", self.free_init, "init_video", because="its passes begin with noise alone",
-                                remedy="take 1")
 
 
 MOTION_OPTIONS: dict[str, Option] = {option.name: option for option in MotionOptions.declared()}

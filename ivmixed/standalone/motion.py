@@ -32,6 +32,13 @@ def check(controls: MotionControls, frames: int, most: float | None) -> None:
                           f"numbers; or at most {most:g} frames", f"is too much for a clip of {frames} frames")
 
 
+def check_start(controls: MotionControls) -> None:
+    """Raises ConflictError where a clip that begins with frames cannot be made so."""
+    if controls.free_init > 1:
+        raise ConflictError("free_init", controls.free_init, "init_video", because="its clips begin with noise alone",
+                            remedy="take 1, or leave the other out")
+
+
 class ClipMotion:
     """How motion acts in one clip. `expect` says before every evaluation which move it is for."""
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter
 from .denoiser import Denoiser, image_view, noise_table
-from .motion import ClipMotion
+from .motion import ClipMotion, check_start
 from .motion import check as check_motion
 from .settings import PREDICTIONS, STRENGTH
 
@@ -170,10 +171,10 @@ class IVMixedPipeline:
         ``fps``: frames a second that VideoCrafter2 is told (28 where not given). ``playback_fps``: at which the clip is
         shown; where it is not given ``fps``, unless that is told to the model, and else 8.
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
-        a seed's, and in its own order. ``init``: frames to begin with, (frames, height, width, 3), RGB, instead of
-        noise alone; ``strength``: how much of their noise levels is run through, from 0, which gives them through the
-        VAE, to 1. ``mask``: (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays,
-        through the VAE.
+        a seed's, and in its own order. ``init``: frames to begin with, (frames, height, width, 3), RGB, beside noise;
+        ``strength``: how much of their noise levels is run through, from 0, which gives them through the VAE,
+        to 1. ``mask``: (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays, through the
+        VAE.
 
         ``callback_on_step_end(pipe, step, timestep, {"latents": latents})`` comes after every outer step, as in
         diffusers, with the variance-preserving latents (frames, channels, height, width); what it returns under
@@ -186,15 +187,14 @@ class IVMixedPipeline:
         width, height = width or own_width, height or own_height
         motion = motion or MotionControls()
         self.check(frames, width, height, motion)
+        if init is not None:
+            check_start(motion)
         for name, given, shape in (("init", init, (frames, height, width, 3)), ("mask", mask, (frames, height, width))):
             if given is not None and given.shape != shape:
                 raise OptionError(name, given.shape, f"an array of shape {shape}")
         options = options or Options()
         if mask is not None and (init is None or options.image_size is not None):
             _refuse_mask(options)
-        if init is not None and motion.free_init > 1:
-            raise ConflictError("free_init", motion.free_init, "init", because="its passes begin with noise alone",
-                                remedy="take 1")
         travel = check_prompts(prompt, negative_prompt, options, frames, self.is_animatediff)
         if self.is_animatediff:
             check_reuse(options, frames, motion.context)
@@ -207,6 +207,9 @@ class IVMixedPipeline:
             latents = torch.randn(frames, unet.config.in_channels, height // scale, width // scale,
                                   generator=torch.Generator().manual_seed(seed))
             latents = latents[order_of(motion, frames, seed)]
+        acting = ClipMotion(motion, frames) if self.is_animatediff else None
+        if acting is not None and frames > motion.context:
+            image_chunk = image_chunk or motion.context
         start = None if init is None else self.encode(init).to(device)
         if start is not None and not plan.moves:
             try:
@@ -215,9 +218,6 @@ class IVMixedPipeline:
                 self.video.maybe_free_model_hooks()
             return Clip(pixels.cpu().numpy(), start.cpu(), plan, time.perf_counter() - begun, self._playback(
                 fps, playback_fps))
-        acting = ClipMotion(motion, frames) if self.is_animatediff else None
-        if acting is not None and frames > motion.context:
-            image_chunk = image_chunk or motion.context
         video, image = self._denoisers(prompt, negative_prompt, options, travel, acting, device, image_chunk)
         table = self.video_table
         if loop:  # the released loops give both models the same timestep, and know no input scale
@@ -249,9 +249,9 @@ class IVMixedPipeline:
 
         def sample(begin: Tensor) -> Tensor:
             first = float(sigmas[0])
+            x = begin * table.input_norm(first) if start is None else start + begin * first
             x = sample_iv_mixed(
-                video, begin * table.input_norm(first) if start is None else start + begin * first, sigmas,
-                {"cond_scale": cfg_scale},
+                video, x, sigmas, {"cond_scale": cfg_scale},
                 image_model=image, plan=plan, on_move=on_move, on_step_end=on_step_end, disable=not progress,
                 noise_sampler=noise,
             )
@@ -266,8 +266,8 @@ class IVMixedPipeline:
         finally:
             for pipeline in filter(None, (self.video, self.image)):
                 pipeline.maybe_free_model_hooks()
-        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun,
-                    self._playback(fps, playback_fps), motion.free_init)
+        return Clip(pixels.cpu().numpy(), x.cpu(), plan, time.perf_counter() - begun, self._playback(fps, playback_fps),
+                    motion.free_init)
 
     def _playback(self, fps: float | None, playback_fps: float | None) -> float:
         return playback_fps or (None if self.takes_fps else fps) or Clip.fps
@@ -370,6 +370,8 @@ def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: i
     travel = Travel.parse(prompt, frames) if may_travel else None
     for text in travel.prompts if travel else [prompt]:
         prompts.check("prompt", text)
+        if travel and (match := re.search(r",\s*(\d+\s*:\s.*)", text)):
+            raise OptionError("prompt", match[1], "prompt travel with a line for each frame", "stands behind another")
     for name, text in (("negative_prompt", negative_prompt), ("image_prompt", options.image_prompt),
                        ("image_negative_prompt", options.image_negative_prompt)):
         prompts.check(name, text)

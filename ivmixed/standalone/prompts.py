@@ -41,7 +41,7 @@ ELSEWHERE = (
     (re.compile(r"<\s*lora\s*:[^>]*>", re.I), "LoRAs are given as files: --lora FILE:WEIGHT, or --image-lora"),
     (re.compile(r"<\s*[a-z]\w*\s*:[^>]*>", re.I), "there are no extra networks here but LoRAs, as --lora FILE:WEIGHT"),
     (re.compile(r'^[ \t]*"?\d+"?[ \t]*:', re.M),
-     'only the prompt of an AnimateDiff clip travels, by lines such as "8: a tree in bloom"; write one for all frames'),
+     "prompt travel is for the prompt of an AnimateDiff clip alone; write one for all frames"),
     (re.compile(r"(^|\s)AND(\s|$)"), "several prompts joined by AND need the WebUI; write one"),
     (re.compile(r"(^|[\s,(])embedding:\S", re.I), "textual inversions are not read; leave them out"),
 )

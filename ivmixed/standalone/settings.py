@@ -146,8 +146,7 @@ class Settings(MotionControls):
         Whole(1, 1000), None, group="clip", help="outer sampling steps (25, or those of a distilled motion module)")
     cfg: float | None = declare(
         Number(0, 100), None, group="clip",
-        help=f"CFG scale of the ordinary steps (7.5, {box.CFG:g} of the bundled model, or 1 of a distilled motion "
-             "module)")
+        help=f"CFG scale of the ordinary steps (7.5, {box.CFG:g} of the bundled model, 1 of a distilled motion module)")
     seed: int | None = declare(
         Whole(0, 2**63 - 2, words="a whole number from 0 to 2^63 - 2"), None, group="clip",
         help="seed of the noise; one is drawn if not given")

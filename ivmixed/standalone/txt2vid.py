@@ -23,6 +23,7 @@ from ..untrusted import shown
 from ..weights.noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from . import box, loading, videocrafter
 from .motion import check as check_motion
+from .motion import check_start
 from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
 from .settings import BOX, STRENGTH, Settings
 
@@ -55,18 +56,10 @@ def complete(settings: Settings, device: torch.device) -> Settings:
     fps, playback = settings.fps or Clip.fps, settings.playback_fps
     if is_told_fps(settings):
         fps, playback = settings.fps or videocrafter.FPS, playback or Clip.fps
-    distilled = _distilled(settings)
-    solver, spacing = settings.solver, settings.spacing
-    if distilled and not settings.loop:
-        solver, spacing = solver or distilled.solver, spacing or "trailing"
-    strength = STRENGTH if settings.init_video and settings.strength is None else settings.strength
-    frames = settings.frames
-    if frames is None:
-        frames = _frames(settings)
-        if settings.init_video is not None:
-            frames = len(take(settings.init_video, None, playback or fps, most=frames, fit=_small).frames)
-    return replace(settings, precision=precision, seed=seed, frames=frames, steps=_steps(settings), cfg=_cfg(settings),
-                   solver=solver, spacing=spacing, fps=fps, playback_fps=playback, strength=strength)
+    solver, spacing = _stepping(settings)
+    return replace(settings, precision=precision, seed=seed, frames=_frames(settings), steps=_steps(settings),
+                   cfg=_cfg(settings), solver=solver, spacing=spacing, fps=fps, playback_fps=playback,
+                   strength=_strength(settings))
 
 
 def _distilled(settings: Settings) -> Distilled | None:
@@ -74,8 +67,25 @@ def _distilled(settings: Settings) -> Distilled | None:
     return None if module is None else module.kind.distilled
 
 
+def _stepping(settings: Settings) -> tuple[str | None, str | None]:
+    """The solver and the spacing."""
+    distilled = _distilled(settings)
+    if distilled is None or settings.loop:
+        return settings.solver, settings.spacing
+    return settings.solver or distilled.solver, settings.spacing or "trailing"
+
+
+def _strength(settings: Settings) -> float | None:
+    return STRENGTH if settings.init_video and settings.strength is None else settings.strength
+
+
 def _frames(settings: Settings) -> int:
-    return settings.frames or (box.FRAMES if settings.checkpoint == BOX else 16)
+    frames = settings.frames
+    if frames is None:
+        frames = box.FRAMES if settings.checkpoint == BOX else 16
+        if settings.init_video is not None:
+            frames = len(take(settings.init_video, None, playback(settings), most=frames, fit=_small).frames)
+    return frames
 
 
 def _steps(settings: Settings) -> int:
@@ -130,12 +140,20 @@ def check(settings: Settings) -> None:
             if getattr(settings, name) is not None:
                 raise ConflictError(name, getattr(settings, name), "no init_video",
                                     because="it says what is made anew of that", remedy="give init_video too")
-    elif settings.mask_video is not None and settings.options.image_size is not None:
+    else:
+        check_start(settings)
+    if settings.mask_video is not None and settings.options.image_size is not None:
         raise ConflictError("image_size", settings.options.image_size, "mask_video",
                             because="the mask has the clip's size", remedy="leave it empty")
     for video in _videos(settings):
         take(video, settings.frames, playback(settings), fit=_small)
     plan(settings)
+
+
+def check_words(settings: Settings) -> None:
+    """Refuses prompts: OptionError, TravelError. The model files are those that `check` has passed."""
+    most = loading.most_frames(_checkpoint(settings), settings.motion_module)
+    check_prompts(settings.prompt, settings.negative_prompt, settings.options, _frames(settings), most is not None)
 
 
 def _videos(settings: Settings) -> list[str]:
@@ -152,22 +170,11 @@ def begins_with(settings: Settings) -> list[str]:
     return [take(video, settings.frames, playback(settings), fit=_small).said for video in _videos(settings)]
 
 
-def check_words(settings: Settings) -> None:
-    """Refuses prompts: OptionError, TravelError. The model files are those that `check` has passed."""
-    most = loading.most_frames(_checkpoint(settings), settings.motion_module)
-    check_prompts(settings.prompt, settings.negative_prompt, settings.options, _frames(settings), most is not None)
-
-
 def plan(settings: Settings) -> Plan:
     """The moves that a run with these settings makes, from the noise tables alone; no model is loaded."""
     video, image = noise_tables(settings)
-    strength = None
-    if settings.init_video is not None:
-        strength = STRENGTH if settings.strength is None else settings.strength
-    distilled = _distilled(settings)
-    solver, spacing = settings.solver, settings.spacing
-    if distilled and not settings.loop:
-        solver, spacing = solver or distilled.solver, spacing or "trailing"
+    strength = None if settings.init_video is None else _strength(settings)
+    solver, spacing = _stepping(settings)
     return plan_of(video, image, _steps(settings), settings.options, cfg_scale=_cfg(settings), solver=solver,
                    spacing=spacing, loop=settings.loop, strength=strength,
                    vae_scale=loading.vae_scale(_checkpoint(settings)))
@@ -279,8 +286,8 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=_steps(settings), cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
         solver=settings.solver, spacing=settings.spacing, motion=settings, loop=settings.loop,
-        image_chunk=settings.image_chunk, fps=settings.fps, playback_fps=settings.playback_fps,
-        init=init, strength=settings.strength or 0.0,
+        image_chunk=settings.image_chunk, fps=settings.fps,
+        playback_fps=settings.playback_fps, init=init, strength=settings.strength or 0.0,
         mask=None if mask is None else np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in mask]),
         callback_on_step_end=callback_on_step_end, progress=progress,
     )

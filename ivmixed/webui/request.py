@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from ..clips.encode import Frames
+from ..options import OptionSet
 from . import hosts
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Request:
     def p(self) -> Any:
         """The host's request."""
         return self._p()
+
+    def of_cell(self, options: type[OptionSet]) -> dict[str, Any]:
+        """The values of its cell that are of one set of options, by name."""
+        names = {option.name for option in options.declared()}
+        return {name: value for name, value in self.cell.items() if name in names}
 
     def copied(self, p: Any) -> Request:
         """That of ``p``, a copy of this one's request.

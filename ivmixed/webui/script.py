@@ -36,7 +36,7 @@ class MotionScript(scripts.Script):
         return components
 
     def before_process(self, p: Any, *arguments: Any) -> None:
-        generation.prepare(p, lambda: motion_panel.from_arguments(arguments))
+        generation.prepare(p, lambda: motion_panel.options_of(p, arguments))
 
     def postprocess_batch_list(self, p: Any, pp: Any, *arguments: Any, **kwargs: Any) -> None:
         output.keep(p, pp)

@@ -219,6 +219,7 @@ def durations(file):
 
 LONG = {"frames": 7, "context": 4, "steps": 1, "sampler_name": "Euler"}
 SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse",
+        "motion_strength", "motion_strength_frames", "attention_scale", "noise", "free_init", "free_init_filter",
         "kind",  # needs a module whose file does not tell, see tests/test_webui_motion.py
         "init_video", "extend"}
 
@@ -259,6 +260,21 @@ class TestBuiltInMotion:
         assert longer.field("IV-mixed motion extend") == "2" and different(longer.frames, strong.frames)
         with pytest.raises(Refused, match="is not for txt2img"):
             webui.generate(frames=4, motion={"init_video": video})
+
+    @pytest.mark.parametrize("motion", [
+        {"motion_strength": 0}, {"motion_strength": [2, 0]}, {"motion_strength_frames": "0=1 6=0"},
+        {"attention_scale": 0.5}, {"fuse": "pyramid"}, {"fuse": "linear"}, {"noise": "freenoise"}, {"noise": "repeat"},
+        {"free_init": 2}], ids=str)
+    def test_strength_and_noise(self, webui, motion):
+        plain, other = webui.generate(**LONG), webui.generate(**LONG, motion=motion)
+        assert len(other.frames) == 7 and different(other.frames, plain.frames)
+        assert other.field(MOTION_OPTIONS[next(iter(motion))].label) is not None
+        assert webui.generate(**LONG).frames == plain.frames
+
+    def test_filters_of_free_init(self, webui):
+        clips = [webui.generate(**LONG, motion={"free_init": 2, "free_init_filter": name}).frames
+                 for name in ("butterworth", "gaussian", "ideal")]
+        assert different(clips[0], clips[1]) and different(clips[1], clips[2])
 
     def test_frames_a_second(self, webui):
         assert set(durations(webui.generate(steps=1, motion={"fps": 5}).files[0])) == {200}

@@ -58,7 +58,7 @@ def settings_of(options: MotionOptions) -> Any:
                             remedy="write <lora:name:weight> into the prompt")
     for name, value in options.changed().items():
         if name not in KNOWN:
-            default = options.option(name).to_text(options.option(name).default)
+            default = options.option(name).to_text(options.option(name).default) or "nothing"
             raise ConflictError(name, value, "the AnimateDiff extension", because="it does not have it",
                                 remedy=f"take {default}, or built-in motion")
     if not (folder() / options.model).is_file():

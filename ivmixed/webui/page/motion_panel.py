@@ -5,6 +5,7 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,10 @@ from modules.ui_components import InputAccordion, ToolButton
 
 from ...clips.encode import can_write
 from ...clips.source import strip
-from ...motion import FORMATS, MotionOptions
-from ...options import Option
+from ...motion import FORMATS, MotionControls, MotionOptions
+from ...options import ConflictError, Option
 from ...untrusted import Refusal
-from .. import MOTION
+from .. import MOTION, request
 from ..builtin import generation, output, start
 from . import form
 
@@ -108,6 +109,17 @@ def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
     words = f"{taken.said[0].upper()}{taken.said[1:]}. The clip has {own}."
     return (f'<p class="ivmixed-info">{html.escape(words)}</p><img class="ivmixed-strip" alt="{html.escape(words)}" '
             f'src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">')
+
+
+def options_of(p: Any, arguments: Any) -> MotionOptions | None:
+    """The options of a generation, with those of its cell in an X/Y/Z plot; None: motion is off. Raises OptionError."""
+    options, cell = from_arguments(arguments), request.of(p).of_cell(MotionControls)
+    if options is None:
+        for name, value in cell.items():
+            raise ConflictError(name, value, "motion that is off", because=f"it is an option of {MOTION}",
+                                remedy="switch that on")
+        return None
+    return replace(options, **cell)
 
 
 def from_arguments(arguments: Any) -> MotionOptions | None:

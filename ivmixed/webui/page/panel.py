@@ -90,7 +90,7 @@ def options_of(p: Any) -> WebUIOptions:
     From the API the script's first argument is an object by option name; from the panel all its values come. Where the
     script does not run (ADetailer's own pass, say) they are those of a closed panel.
     """
-    return replace(_given(p), **request.of(p).cell)
+    return replace(_given(p), **request.of(p).of_cell(WebUIOptions))
 
 
 def _given(p: Any) -> WebUIOptions:

@@ -133,8 +133,8 @@ class _Settings:
         host = dict(zip((option.name for option in HostSettings.declared()), self.host.components))
         motion = dict(zip((option.name for option in form.ordered(MotionOptions)), self.motion.components))
         watched = {name: component for name, component in host.items() if name in live.WATCHED}
-        live.connect(self.panel, {**watched, **{
-            name: motion[name] for name in ("frames", "init_video", "free_init")}})
+        names = ("frames", "init_video", "free_init")
+        live.connect(self.panel, {**watched, **{name: motion[name] for name in names}})
         infotext_utils.add_paste_fields(TAB, None, [
             PasteField(toprow.prompt, "Prompt"), PasteField(toprow.negative_prompt, "Negative prompt"),
             *self.host.fields, PasteField(self.by, lambda params: BUILT_IN if MOTION in params else None),

@@ -1,4 +1,4 @@
-"""The X/Y/Z plot's axes: every option of the sampler, and the presets.
+"""The X/Y/Z plot's axes: every option of the sampler and of how motion acts, and the presets.
 
 A value travels on the processing object of its cell, so that it ends with the cell. Read beside the hosts'
 ``xyz_grid.py`` (``AxisOption``, ``process_axis``, ``cell``), which copies that object for every cell.
@@ -11,6 +11,7 @@ from typing import Any
 
 from modules import scripts
 
+from ...controls import MotionControls
 from ...kinds import Choice, Number
 from ...options import Option, OptionError
 from .. import NAME, presets, request
@@ -27,14 +28,17 @@ def add_axes() -> None:
     for data in scripts.scripts_data:
         if Path(data.path).name == FILE:
             others = [axis for axis in data.module.axis_options if not axis.label.startswith(MARK)]
-            own = [_axis(data.module.AxisOption, option) for option in OPTIONS]
+            own = [_axis(data.module.AxisOption, option) for option in (*OPTIONS, *MotionControls.declared())]
             data.module.axis_options[:] = [*others, _axis_of_presets(data.module.AxisOption), *own]
 
 
 def _axis(axis: Callable[..., Any], option: Option) -> Any:
     def check_all(p: Any, values: list[Any]) -> None:
         for value in values:
-            chosen(WebUIOptions(**{option.name: value}))
+            if option in OPTIONS:
+                chosen(WebUIOptions(**{option.name: value}))
+            else:
+                option.check(value)
 
     more: dict[str, Any] = {}
     if isinstance(option.kind, Choice):

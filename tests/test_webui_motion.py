@@ -578,9 +578,9 @@ def test_of_a_pasted_infotext_one_bad_value_is_told_and_the_rest_taken(host):
         infotext = {**options.to_infotext(), MOTION_OPTIONS[field].label: text}
         tick, *pasted = (paste.function(infotext) for paste in fields)
         assert tick is True
-        for value, option in zip(pasted, host.module("page.form").ordered(MotionOptions), strict=True):
-            expected = getattr(options, option.name)
-            shown = option.to_text(expected) if option.kind.typed else option.kind.to_json(expected)
+        form = host.module("page.form")
+        for value, option in zip(pasted, form.ordered(MotionOptions), strict=True):
+            shown, = form.shown(option, getattr(options, option.name))
             assert value == (None if option.name == field else shown)
         assert len(host.log.lines) == 1 and host.log.lines[0].startswith(f"not pasted: IV-mixed: {field} = ")
     # without a module that can be read nothing is ticked

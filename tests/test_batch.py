@@ -121,7 +121,7 @@ GOOD = '{"prompt": "a red circle turns"}\n'
     ('{"prompt": "x", "id": "%s"}' % ("y" * 231), ["id = ", "230 bytes"]),
     ('{"prompt": "a kite <lora:x:1>"}', ["--lora FILE:WEIGHT"]),
     ('{"prompt": "x", "checkpoint": "nothing.safetensors"}', ["nothing.safetensors"]),
-    ('{"prompt": "x", "frames": 99}', ["frames = 99"]),
+    ('{"prompt": "x", "frames": 99, "context": 64}', ["context = 64 is too much for a clip of 99 frames"]),
     ('{"prompt": "x", "loop": "animatediff", "gamma_go": 3}', ["equal gammas"]),
     ('{"prompt": "x", "size": "20x20"}', ["size"]),
     ('["x"]', ["no JSON object"]),

@@ -260,7 +260,7 @@ def test_the_hosts_documents_say_what_a_plan_may_be_asked(client):
     asked = client.get("/openapi.json").json()["paths"]["/ivmixed/v1/plan"]["post"]["requestBody"]
     properties = asked["content"]["application/json"]["schema"]["properties"]
     assert list(properties) == ["steps", "sampler", "scheduler", "denoising_strength", "frames", "width", "height",
-                                "video_table", "sigmas", "options"]
+                                "free_init", "video_table", "sigmas", "options"]
     assert (properties["steps"]["minimum"], properties["steps"]["maximum"]) == (1, 1000)
 
 
@@ -286,10 +286,10 @@ def test_presets_are_those_of_the_samplers_own_moves(client):
     given = client.get("/ivmixed/v1/presets").json()
     assert [preset["name"] for preset in given] == [
         "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
-    assert [preset["cfg_scale"] for preset in given] == [7.5, None, None, 9.0, None]
+    assert [preset["cfg_scale"] for preset in given] == [7.5, None, None, 9.0, 1.0, None]
     assert [WebUIOptions.from_dict(preset["options"]) for preset in given] == [
         Options(), Options(active_percent=12.5), Options(interval=(0, 0), finish_percent=15), Options(z_percent=66.7),
-        Options(interval=(0, 0))]
+        Options(gamma_go=0.25, gamma_back=0.25), Options(interval=(0, 0))]
     assert not any(preset["own"] for preset in given)
 
 

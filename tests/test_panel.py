@@ -164,9 +164,9 @@ def test_without_what_every_command_needs_it_names_the_extra_and_fails(capsys, m
     for name in [name for name in sys.modules if name.startswith(("ivmixed.clips.", "ivmixed.measures."))]:
         monkeypatch.delitem(sys.modules, name)
         monkeypatch.delattr(name, raising=False)
-    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     assert main(args) == 1
-    assert capsys.readouterr().err == f"ivmixed: av is not installed: pip install 'ivmixed[{extra}]'\n"
+    assert capsys.readouterr().err == f"ivmixed: PIL is not installed: pip install 'ivmixed[{extra}]'\n"
 
 
 # --- CLIP score

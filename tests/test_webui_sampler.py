@@ -368,14 +368,7 @@ def test_the_image_model_looks_at_its_own_size(host, image_size, side, frames, c
 
 def test_another_size_does_not_go_with_a_mask(host):
     p = host.clip(options={"image_size": "64x64"}, **SMALL)
-    kind = host.sampler.Sampler
-    motion_of = kind._motion_of
-
-    def masked(self, *args):
-        self.model_wrap_cfg.mask = torch.ones(4, 4)
-        return motion_of(self, *args)
-
-    kind._motion_of = masked
+    p.mask, p.nmask = torch.ones(4, 4), torch.zeros(4, 4)
     with pytest.raises(HTTPException, match=r"image_size = \(64, 64\) cannot be used with inpainting"):
         host.run(p)
     assert host.evaluations == []

@@ -153,7 +153,7 @@ def shown(option: Option, value: Any) -> list[Any]:
         return [option.to_text(value)]
     if isinstance(option.kind, Data):
         return [None]  # a page is given no files back
-    made = None if value is None else option.kind.to_json(value)
+    made: Any = None if value is None else option.kind.to_json(value)
     return list(made) if len(option.kind.ends) > 1 else [made]
 
 

@@ -220,9 +220,9 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path, monkeypatch, args,
     monkeypatch.chdir(tmp_path)
     code, _, error = bench(capsys, "measure", "--out", tmp_path)
     assert code == 2 and "begin with ivmixed bench make" in error
-    from ivmixed.standalone.bench.make import Manifest, Wanted, _keep
+    from ivmixed.standalone.bench.make import Manifest, SuiteClip, _keep
 
-    _keep(tmp_path, Manifest("ucf101", "x", "0", 1, (Wanted("a-0", "a kite", 0),)))
+    _keep(tmp_path, Manifest("ucf101", "x", "0", 1, (SuiteClip("a-0", "a kite", 0),)))
     code, _, error = bench(capsys, "report", "--out", tmp_path)
     assert code == 2 and "ivmixed bench measure makes them" in error
     code, _, error = bench(capsys, "measure", "--out", tmp_path, "--device", "cpu", *args)

@@ -47,7 +47,7 @@ def wanted(host, **fields):
     own = {"prompt": "a kite", "negative_prompt": "blurry", "styles": [], "sampler": NAME, "scheduler": "Automatic",
            "steps": 4, "width": 32, "height": 32, "cfg_scale": 7.5, "seed": 5, "denoising_strength": 0.6,
            "by_extension": False, "motion": motion, "options": Options()}
-    return host.module("page.clip_request").Wanted(**{**own, **fields})
+    return host.module("page.clip_request").ClipSpec(**{**own, **fields})
 
 
 def asked_of(host, wanted):

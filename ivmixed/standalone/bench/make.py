@@ -26,7 +26,7 @@ ENDING = "mp4"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SuiteClip:
     """One clip that a suite asks for, of each variant."""
 
     name: str
@@ -49,7 +49,7 @@ class Manifest:
     file: str
     sha256: str
     prompts: int
-    clips: tuple[Wanted, ...]
+    clips: tuple[SuiteClip, ...]
 
 
 def make(args: argparse.Namespace, defaults: Callable[[Any], Settings]) -> int:
@@ -68,12 +68,12 @@ def make(args: argparse.Namespace, defaults: Callable[[Any], Settings]) -> int:
     return make_rows(args, rows, ENDING, _place)
 
 
-def rows_of(suite: str, prompts: Sequence[Prompt], file: str, settings: Settings) -> tuple[list[Wanted], list[Row]]:
+def rows_of(suite: str, prompts: Sequence[Prompt], file: str, settings: Settings) -> tuple[list[SuiteClip], list[Row]]:
     """The clips that are asked for, and a row of each variant of each, one after the other.
 
     Every clip of a suite has a seed of its own, from that of ``settings`` (0) on. Raises RowsError.
     """
-    wanted: list[Wanted] = []
+    wanted: list[SuiteClip] = []
     rows: list[Row] = []
     problems = []
     options = {"plain": settings.options.plain(), "iv-mixed": settings.options}
@@ -81,7 +81,7 @@ def rows_of(suite: str, prompts: Sequence[Prompt], file: str, settings: Settings
         where = f"{shown(file, 60)} line {prompt.line}"
         try:
             for k in range(prompt.clips):
-                clip = Wanted(check_id(SUITES[suite].name(prompt, k)), prompt.text, k, prompt.dimensions)
+                clip = SuiteClip(check_id(SUITES[suite].name(prompt, k)), prompt.text, k, prompt.dimensions)
                 seed = (settings.seed or 0) + len(wanted)
                 wanted.append(clip)
                 rows += [Row(where, replace(settings, prompt=prompt.text, seed=seed, options=options[variant]),
@@ -120,7 +120,7 @@ def manifest_of(folder: Path) -> Manifest:
         if (folder / NAME).stat().st_size > 4 * MOST_BYTES:
             raise JsonError("is too large")
         values = parse_object((folder / NAME).read_bytes(), most=4 * MOST_BYTES)
-        clips = tuple(Wanted(check_id(clip["name"]), str(clip["prompt"]), int(clip["generation"]),
+        clips = tuple(SuiteClip(check_id(clip["name"]), str(clip["prompt"]), int(clip["generation"]),
                              tuple(map(str, clip["dimensions"]))) for clip in values["clips"])
         if values["suite"] not in SUITES:
             raise JsonError(f"is of the suite {shown(values['suite'])}, which is not known")

@@ -33,7 +33,7 @@ from ..batch.command import engine_of, whole
 from ..batch.engine import EngineError, Lost
 from ..batch.progress import Progress
 from ..batch.rows import plain
-from .make import Manifest, Wanted, manifest_of
+from .make import Manifest, SuiteClip, manifest_of
 from .suites import SUITES, VARIANTS, as_text
 
 NAME = "measures.json"
@@ -239,7 +239,7 @@ def _run(tasks: Sequence[Task], engine: Any, files: Mapping[str, Path], args: ar
 # --- figures
 
 def _figures(
-    manifest: Manifest, there: Mapping[str, Sequence[Wanted]],
+    manifest: Manifest, there: Mapping[str, Sequence[SuiteClip]],
     seen: Mapping[tuple[str, str], Sequence[Features | None]], reference: neural.Features | None, batch: int,
 ) -> list[dict[str, Any]]:
     """A row of each measure and variant: ``measure``, ``variant``, ``value``, ``clips`` of ``of``, ``better``,
@@ -264,7 +264,7 @@ def _figures(
     return rows
 
 
-def _add_umt(add: Any, wanted: Sequence[Wanted], seen: Sequence[Features | None], reference: neural.Features) -> None:
+def _add_umt(add: Any, wanted: Sequence[SuiteClip], seen: Sequence[Features | None], reference: neural.Features) -> None:
     generations: dict[int, list[NDArray[np.float64]]] = {}
     for clip, features in zip(wanted, seen):
         if features is not None:
@@ -308,7 +308,7 @@ def _add_means(add: Any, seen: Sequence[Features]) -> None:
                 "mean over clips", {"standard_error": error})
 
 
-def _add_flickering(add: Any, wanted: Sequence[Wanted], seen: Sequence[Features | None]) -> None:
+def _add_flickering(add: Any, wanted: Sequence[SuiteClip], seen: Sequence[Features | None]) -> None:
     values = [(255 - float(one["flicker"])) / 255 for clip, one in zip(wanted, seen)
               if one is not None and "temporal_flickering" in clip.dimensions]
     if values:

@@ -34,7 +34,7 @@ MEASURES = {"sharpness": pixels.sharpness, "flicker": pixels.flicker, "motion": 
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ClipSpec:
     """All that makes a clip. ``by_extension``: motion is AnimateDiff's, else built in. ``seed``: -1 for any.
     ``denoising_strength``: of a clip that starts from another."""
 
@@ -65,7 +65,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Made:
+class ClipResult:
     """A finished clip. ``file`` is one that a page can play, None where none could be written; ``whole`` has its frames
     as exactly as there are files of them: PNG files, or that one; ``evaluations`` are those that were made, of so many
     ``planned``, and None with a sampler of the host's."""
@@ -85,12 +85,12 @@ class Made:
     interrupted: bool
 
 
-def make(wanted: Wanted) -> list[Made]:
+def make(wanted: ClipSpec) -> list[ClipResult]:
     """One clip. Raises OptionError, and what the host raises."""
     return _make_all({wanted.sampler: wanted})
 
 
-def compare(wanted: Wanted) -> list[Made]:
+def compare(wanted: ClipSpec) -> list[ClipResult]:
     """A clip of the video model alone and one by IV-mixed, of one seed; fewer after an interrupt. Raises
     OptionError."""
     if wanted.sampler not in SAMPLERS:
@@ -101,7 +101,7 @@ def compare(wanted: Wanted) -> list[Made]:
     return _make_all({"plain": plain, wanted.sampler: seeded})
 
 
-def _make_all(asked: dict[str, Wanted]) -> list[Made]:
+def _make_all(asked: dict[str, ClipSpec]) -> list[ClipResult]:
     for wanted in asked.values():
         output.check(wanted.motion.formats)
         if wanted.starts and wanted.by_extension:
@@ -111,7 +111,7 @@ def _make_all(asked: dict[str, Wanted]) -> list[Made]:
         plans = [wanted.plan() for wanted in asked.values()]
         works = [work(plan, (wanted.height // 8, wanted.width // 8)) for plan, wanted in zip(plans, asked.values())]
         shared.total_tqdm.updateTotal(sum(plan.evaluations for plan in plans) * wanted.motion.free_init)
-    made: list[Made] = []
+    made: list[ClipResult] = []
     try:
         for number, (title, wanted) in enumerate(asked.items()):
             if shared.state.interrupted or shared.state.stopping_generation:
@@ -126,7 +126,7 @@ def _make_all(asked: dict[str, Wanted]) -> list[Made]:
     return made
 
 
-def _make(title: str, wanted: Wanted) -> Made:
+def _make(title: str, wanted: ClipSpec) -> ClipResult:
     p = _request(wanted)
     with closing(p):
         started = time.monotonic()
@@ -140,7 +140,7 @@ def _make(title: str, wanted: Wanted) -> Made:
     evaluations, planned, seconds = kept.sampled or (None, None, whole)
     played = output.to_play(files, list(frames), wanted.motion.fps)
     stills = [file for file in files if file.suffix == ".png"]
-    return Made(
+    return ClipResult(
         title=title, file=played, whole=stills if len(stills) == len(frames) else [played] if played else [],
         poster=Image.fromarray(frames[0]), fps=wanted.motion.fps,
         infotext=result.infotexts[result.index_of_first_image], comments=result.comments, seed=int(result.all_seeds[0]),
@@ -148,7 +148,7 @@ def _make(title: str, wanted: Wanted) -> Made:
         interrupted=shared.state.interrupted or shared.state.skipped)
 
 
-def _request(wanted: Wanted) -> Any:
+def _request(wanted: ClipSpec) -> Any:
     """As the tab txt2img makes one, or img2img where the clip starts from another, whose pictures are "Crop and
     resize"d."""
     opts, tab = shared.opts, "img2img" if wanted.starts else "txt2img"
@@ -170,7 +170,7 @@ def _request(wanted: Wanted) -> Any:
     return p
 
 
-def _arguments(runner: Any, wanted: Wanted) -> tuple[Any, ...]:
+def _arguments(runner: Any, wanted: ClipSpec) -> tuple[Any, ...]:
     """Of all scripts; the first is which of those that are chosen from a list runs: none."""
     values = [0, *(getattr(component, "value", None) for component in runner.inputs[1:])]
     given: dict[str, Any] = {NAME: wanted.options.to_dict()}

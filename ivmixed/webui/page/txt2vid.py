@@ -35,7 +35,7 @@ from ..builtin import generation
 from ..errors import RefusedError
 from ..extensions import animatediff
 from . import clip_request, form, live, motion_panel
-from .clip_request import Made, Wanted
+from .clip_request import ClipResult, ClipSpec
 from .motion_panel import Source
 from .panel import Panel, from_arguments
 
@@ -119,11 +119,11 @@ class _Settings:
         self.panel = Panel(lambda name: f"{TAB}_ivmixed_{name}", opened=True)
         self.components = [*self.host.components, self.by, *self.motion.components, *self.panel.components]
 
-    def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> Wanted:
+    def read(self, prompt: str, negative_prompt: str, styles: list[str], *values: Any) -> ClipSpec:
         """The values of the prompts and of ``components``. Raises OptionError."""
         own, (by, *others) = values[:len(self.host.components)], values[len(self.host.components):]
         split = len(self.motion.components)
-        return Wanted(
+        return ClipSpec(
             prompt=prompt, negative_prompt=negative_prompt, styles=styles, by_extension=by == EXTENSION,
             motion=form.of_values(MotionOptions, others[:split]), options=from_arguments(others[split:]),
             **vars(form.of_values(HostSettings, own)))
@@ -283,7 +283,7 @@ def _whole(entry: Shown) -> str:
     return str(file)
 
 
-def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
+def generated(make: Callable[[], list[ClipResult]], shown: list[Shown]) -> list[Any]:
     """What the page shows after a generation: why there is no clip, and `show`.
 
     Of what is refused the log has one line: the host would write down all that it was called with.
@@ -304,7 +304,7 @@ def generated(make: Callable[[], list[Made]], shown: list[Shown]) -> list[Any]:
     return ["", *show(made, shown)]
 
 
-def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
+def show(made: Sequence[ClipResult], shown: list[Shown]) -> list[Any]:
     """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, what is to be said.
     """
     last = made[-1]
@@ -325,7 +325,7 @@ def show(made: Sequence[Made], shown: list[Shown]) -> list[Any]:
     return [page, last.infotext, strip, there, plaintext_to_html(said, classname="comments")]
 
 
-def _poster(made: Sequence[Made]) -> Path:
+def _poster(made: Sequence[ClipResult]) -> Path:
     """A file with the first frames, side by side. Raises OSError.
 
     A picture that is in no file the host would put into its folder for temporary ones, which need not be there.
@@ -347,13 +347,13 @@ def choose(shown: list[Shown], event: gr.SelectData) -> list[str]:
     return [entry.page, entry.infotext]
 
 
-def _figures(made: Sequence[Made]) -> str:
+def _figures(made: Sequence[ClipResult]) -> str:
     figures = "".join(_figure(clip) for clip in made)
     return (f'<div class="ivmixed-clips">{figures}</div>{_table(made)}<details><summary>Generation parameters</summary>'
             f"{plaintext_to_html(made[-1].infotext)}</details>")
 
 
-def _figure(clip: Made) -> str:
+def _figure(clip: ClipResult) -> str:
     text = html.escape(clip.title + (", interrupted" if clip.interrupted else ""))
     if clip.file is None:
         return f"<figure><figcaption>{text}: no file could be written to play it</figcaption></figure>"
@@ -363,7 +363,7 @@ def _figure(clip: Made) -> str:
     return f'<figure>{tag}<figcaption>{text}</figcaption></figure>'
 
 
-def _table(made: Sequence[Made]) -> str:
+def _table(made: Sequence[ClipResult]) -> str:
     rows = {"Evaluations": [_evaluations(clip) for clip in made],
             "Seconds": [f"{clip.seconds:.1f}" for clip in made]}
     for name, words in MEASURES.items():
@@ -375,7 +375,7 @@ def _table(made: Sequence[Made]) -> str:
     return f'<table class="ivmixed-table"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _evaluations(clip: Made) -> str:
+def _evaluations(clip: ClipResult) -> str:
     if clip.evaluations is None:
         return "-"
     return f"{clip.evaluations} of {clip.planned}" if clip.interrupted else str(clip.evaluations)

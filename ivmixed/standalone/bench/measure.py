@@ -264,7 +264,8 @@ def _figures(
     return rows
 
 
-def _add_umt(add: Any, wanted: Sequence[SuiteClip], seen: Sequence[Features | None], reference: neural.Features) -> None:
+def _add_umt(add: Any, wanted: Sequence[SuiteClip], seen: Sequence[Features | None],
+             reference: neural.Features) -> None:
     generations: dict[int, list[NDArray[np.float64]]] = {}
     for clip, features in zip(wanted, seen):
         if features is not None:

@@ -255,7 +255,7 @@ class TestBuiltInMotion:
         pictures = [base64.b64encode(file).decode() for file in first.files[1:]]
         same = webui.generate("img2img", frames=4, init_images=pictures, denoising_strength=0.1)
         assert weak.frames == same.frames and different(weak.frames, strong.frames)
-        assert weak.field("IV-mixed motion start").startswith("4 frames of init_video.webp")
+        assert weak.field("IV-mixed motion start").strip('"').startswith("4 frames of init_video.webp")
         longer = webui.mixed(**common, denoising_strength=1.0, motion={"init_video": video, "extend": 2})
         assert longer.field("IV-mixed motion extend") == "2" and different(longer.frames, strong.frames)
         with pytest.raises(Refused, match="is not for txt2img"):
@@ -267,7 +267,7 @@ class TestBuiltInMotion:
         {"free_init": 2}], ids=str)
     def test_strength_and_noise(self, webui, motion):
         plain, other = webui.generate(**LONG), webui.generate(**LONG, motion=motion)
-        assert len(other.frames) == 7 and different(other.frames, plain.frames)
+        assert len(other.frames) == 7 and other.frames != plain.frames  # a frame of one window alone may be the same
         assert other.field(MOTION_OPTIONS[next(iter(motion))].label) is not None
         assert webui.generate(**LONG).frames == plain.frames
 

@@ -2,6 +2,7 @@
 
 ``pytest --hypothesis-profile thorough`` searches the property tests longer, and anew each time.
 """
+import gc
 import os
 import sys
 from importlib.util import find_spec
@@ -22,3 +23,9 @@ settings.load_profile("everyday")
 
 # the doubles of the WebUIs draw their page with gradio 3, which is not there on Python 3.13
 collect_ignore_glob = [] if find_spec("gradio") else ["test_webui_*.py"]
+
+
+def pytest_collection_finish():
+    """What imports made stays to the end. Nothing is to look through it again each time that garbage is collected."""
+    gc.collect()
+    gc.freeze()

@@ -318,9 +318,9 @@ def test_a_write_that_fails_leaves_the_old_file(host, stored, monkeypatch):
 # --- the page
 
 def test_every_setting_and_what_the_host_has_of_it_asks_for_a_new_picture(page):
-    blocks, script = page.host.page.blocks, page.script
+    blocks, script = page.page.blocks, page.script
     asking = f"ivMixedChanged?.('{script.elem_id('refresh')}')"
-    hooks = [event for event in page.host.page.dependencies if asking in (event["js"] or "")]
+    hooks = [event for event in page.page.dependencies if asking in (event["js"] or "")]
     watched = {blocks[target if isinstance(target, int) else target[0]].elem_id
                for event in hooks for target in event["targets"]}
     assert watched == {component.elem_id for component in page.components} | {

@@ -31,7 +31,7 @@ class Panel:
     """The components in the order of the script's arguments, by the ends of their element ids."""
 
     def __init__(self, host):
-        self.host = host
+        self.host, self.page = host, host.page
         self.script = host.script(NAME)
         self.components = host.runner.inputs[self.script.args_from:self.script.args_to]
         self.fields = [field for field in host.runner.infotext_fields if field.component in self.components]
@@ -109,13 +109,13 @@ def test_a_component_offers_what_its_option_allows(page, option):
         if isinstance(kind, Range):  # said once, below both
             assert component.info is None
             assert any(html.escape(option.help) in str(getattr(block, "value", ""))
-                       for block in page.host.page.blocks.values())
+                       for block in page.page.blocks.values())
         else:
             assert component.info == option.help
 
 
 def test_the_page_can_be_sent_to_the_browser(page):
-    page.host.page.get_config_file()
+    page.page.get_config_file()
 
 
 def test_defaults_pass_through(page):

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,7 +175,7 @@ class Host:
     # the page ---------------------------------------------------------------------------------------------------------
 
     def load_scripts(self) -> None:
-        """What the host does at start and at "Reload UI": it runs the extension's script and builds the page."""
+        """What the host does at start and at "Reload UI": it runs the extension's script and draws its panels."""
         self.script_callbacks.script_unloaded_callback()
         for name in ("app_started", "before_ui", "ui_settings", "ui_tabs"):
             self.script_callbacks.callback_map[name].clear()
@@ -192,13 +194,25 @@ class Host:
             theirs.insert(0, self.animatediff.AnimateDiffScript)
         self.runner = self.scripts.ScriptRunner(kind() for kind in theirs + ours + [file.Script for file in selectable])
         self.scripts.scripts_txt2img = self.scripts.scripts_img2img = self.runner
-        self.page = self.shared.demo = self.ui.create_ui(self.runner, Page)
+        vars(self).pop("page", None)
+        with Page() as self.shared.demo:
+            for script in self.runner.alwayson_scripts:
+                self.runner.create_script_ui(script)
         self.runner.setup_selectable(arguments=2)
-        with Page():
-            # the API calls ui() again to learn the defaults
-            self.defaults = [None] + [getattr(control, "value", None) for script in self.runner.alwayson_scripts
-                                      for control in script.ui(script.is_img2img) or ()]
-        self.defaults += [None] * (len(self.runner.inputs) - len(self.defaults))
+        self.defaults = [getattr(control, "value", None) for control in self.runner.inputs]
+
+    @cached_property
+    def page(self) -> Page:
+        """The whole page, built where a test looks at it. A request needs no more than the panels, and the tabs take
+        longer than its clip."""
+        self.runner.inputs, self.runner.infotext_fields = [None], []
+        self.shared.demo = page = self.ui.create_ui(self.runner, Page)
+        self.runner.setup_selectable(arguments=2)
+        with Page():  # the API calls ui() again to learn the defaults
+            again = [script.ui(script.is_img2img) or [] for script in self.runner.alwayson_scripts]
+        values = [getattr(control, "value", None) for control in itertools.chain(*again)]
+        self.defaults[1:1 + len(values)] = values
+        return page
 
     @staticmethod
     def _run_file(name: str, path: Path) -> Any:
@@ -213,7 +227,7 @@ class Host:
         if api:
             self.api.Api(app)
         self.progress.setup_progress_api(app)
-        self.script_callbacks.app_started_callback(self.page, app)
+        self.script_callbacks.app_started_callback(self.shared.demo, app)
         return app
 
     def module(self, name: str) -> Any:

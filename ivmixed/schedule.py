@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 TERMINAL_ABAR = 2.0**-24
 """What stands for an abar of 0, as in diffusers: sigma 4096, where a latent is noise to the last digit of a float32."""
@@ -84,17 +85,20 @@ class Schedule:
         return cls(table)
 
     @classmethod
+    @lru_cache(8)
     def scaled_linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Schedule:
         """Betas linear in their square root: Stable Diffusion 1.5's table (the image model)."""
         first, last = math.sqrt(start), math.sqrt(end)
         return cls.from_betas((first + (last - first) * t / (steps - 1)) ** 2 for t in range(steps))
 
     @classmethod
+    @lru_cache(8)
     def linear(cls, start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Schedule:
         """Linear betas: the table of AnimateDiff's SD 1.5 motion modules (the video model)."""
         return cls.from_betas(start + (end - start) * t / (steps - 1) for t in range(steps))
 
     @classmethod
+    @lru_cache(1)
     def videocrafter2(cls) -> Schedule:
         """VideoCrafter2's table: Stable Diffusion's betas, and clips scaled by `VIDEOCRAFTER2_SCALE`."""
         return cls(cls.scaled_linear().abars, VIDEOCRAFTER2_SCALE)

@@ -8,7 +8,7 @@ from fastapi import HTTPException
 from ivmixed import Options, Schedule, make_plan
 
 from .host import NAME, NAMES, loaded
-from .host.forge_host import HOSTS, loaded_forge
+from .host.forge_host import HOSTS, across, loaded_forge
 
 SMALL = {"frames": 5, "context": 5, "steps": 3}
 MOVING = tuple(host for host in HOSTS if host != "reforge")
@@ -84,11 +84,14 @@ def test_hosts_without_a_memory_of_names(any_host):
 
 # --- which network answers, on which table, with which guidance
 
-@pytest.mark.parametrize("version", ["v1", "v3"])
-@pytest.mark.parametrize("fits", [True, False])
-@pytest.mark.parametrize("options", [{}, {"form": "II-II"}, {"schedule_match": "timestep"},
-                                     {"above_sigma_max": "skip"}, {"interval": [30, 100]},
-                                     {"interval": [0, 0], "finish_percent": 20}])
+FINISHED = {"interval": [0, 0], "finish_percent": 20}
+
+
+@pytest.mark.parametrize("host, version, fits, options", across(
+    [("v3", True, {}), ("v1", False, {"form": "II-II"})],
+    [(version, fits, options) for options in ({"schedule_match": "timestep"}, {"above_sigma_max": "skip"},
+                                              {"interval": [30, 100]}, FINISHED)
+     for version, fits in (("v1", True), ("v1", False), ("v3", False))]), indirect=["host"])
 def test_every_evaluation_of_a_clip(host, version, fits, options):
     host.shared.fits_in_memory = fits
     _, _, pairs = run(host, options, version=version)
@@ -196,9 +199,10 @@ def test_cfg_1_of_a_still_is_left_alone(any_host):
     assert (p.uc is None) == (any_host.kind == "forge_main")
 
 
-@pytest.mark.parametrize("options", [{"reuse_percent": 50}, {"reuse_percent": 75},
-                                     {"form": "II-II", "reuse_percent": 50}])
-@pytest.mark.parametrize("fits", [True, False, "at times"])
+@pytest.mark.parametrize("host, options, fits", across(
+    [({"reuse_percent": 50}, "at times")],
+    [(options, fits) for options in ({"reuse_percent": 75}, {"form": "II-II", "reuse_percent": 50})
+     for fits in (True, False, "at times")]), indirect=["host"])
 def test_a_reused_prediction_is_that_of_the_latest_evaluation(host, options, fits):
     """No network is called for it, however the host batches cond and uncond in between."""
     host.shared.fits_in_memory = bool(fits)
@@ -352,7 +356,7 @@ def test_progress_counts_evaluations(host):
     assert bars[-1].n == bars[-1].total == count
 
 
-@pytest.mark.parametrize("options", [{}, {"finish_percent": 20}])
+@pytest.mark.parametrize("host, options", across([({},)], [({"finish_percent": 20},)]), indirect=["host"])
 def test_the_preview_is_of_ordinary_moves(host, options):
     _, _, pairs = run(host, options)
     shown = None
@@ -393,7 +397,7 @@ REQUEST = {"mm_animatediff.ad_params", "mm_animatediff.mm", "sd_model.forge_obje
 """Of the request itself, which the host and AnimateDiff keep until the next."""
 
 
-@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}])
+@pytest.mark.parametrize("host, options", across([({},)], [({"reuse_percent": 50},)]), indirect=["host"])
 def test_after_success_the_host_is_as_after_euler(host, options):
     euler = host.run(host.clip("Euler", version="v1", **SMALL))
     still = host.run(host.still("Euler"))
@@ -406,7 +410,7 @@ def test_after_success_the_host_is_as_after_euler(host, options):
     assert torch.equal(host.run(host.still("Euler")), still)
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("host, kind", across([(RuntimeError,)], [(torch.OutOfMemoryError,)]), indirect=["host"])
 def test_after_an_error_in_any_evaluation_the_host_is_as_before(host, kind):
     still = host.run(host.still("Euler"))
     euler, mixed = host.run(host.clip("Euler", **SMALL)), host.run(host.clip(**SMALL))

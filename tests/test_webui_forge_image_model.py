@@ -12,7 +12,7 @@ from fastapi import HTTPException
 from ivmixed.webui.options import WebUIOptions
 
 from .host import NAME
-from .host.forge_host import HOSTS, loaded_forge
+from .host.forge_host import HOSTS, across, loaded_forge
 from .test_webui_forge import REQUEST, plan_of
 from .test_webui_motion import request, with_modules
 
@@ -66,14 +66,18 @@ def loras(**weights):
 
 # --- checkpoint and LoRAs
 
-@pytest.mark.parametrize("clips, asked_for, own", [
+LORAS = [
     ({}, "", []), ({}, "<lora:glow:0.5>", [("glow", 0.5)]),
-    ({"haze": 0.8}, "<lora:glow:0.5>", [("haze", 0.8), ("glow", 0.5)]),
     ({"glow": 0.9}, "<lora:glow:0.5>", [("glow", 0.5)]),  # of the same LoRA, the image model has its own weight
     ({"glow": 0.9}, "", [("glow", 0.9)]),
-])
-@pytest.mark.parametrize("checkpoint", ["", "other"])
-def test_the_image_model_is_the_chosen_checkpoint_with_its_loras(host, clips, asked_for, own, checkpoint):
+]
+BOTH = {"haze": 0.8}, "<lora:glow:0.5>", [("haze", 0.8), ("glow", 0.5)]
+
+
+@pytest.mark.parametrize("host, checkpoint, clips, asked_for, own", across(
+    [("other", *BOTH)], [(checkpoint, *case) for checkpoint in ("", "other") for case in LORAS] + [("", *BOTH)],
+), indirect=["host"])
+def test_the_image_model_is_the_chosen_checkpoint_with_its_loras(host, checkpoint, clips, asked_for, own):
     options = {"image_checkpoint": checkpoint, "image_prompt": asked_for, "finish_percent": 20}
     fields = dict(extra_network_data=loras(**clips), prompt=WORDS, **ONE_WINDOW)
     plain = host.run(host.clip("Euler", **fields))
@@ -142,14 +146,15 @@ def test_tiling_and_windows_are_those_of_the_clip(host, tmp_path):
     assert image and max(image) <= 8
 
 
-@pytest.mark.parametrize("options, words", [
+@pytest.mark.parametrize("host, options, words", across([
     ({"image_prompt": "<lora:missing:1>"}, "names a LoRA that is not there, missing"),
+    ({"image_checkpoint": "half"}, "cannot be loaded"),
+], [
     ({"image_prompt": "<lora:alien:1>"}, "names a LoRA that fits nothing in the checkpoint, alien"),
     ({"image_prompt": "<hypernet:x:1>"}, "no <hypernet:...>"),
     ({"image_checkpoint": "missing"}, "is not in the WebUI's list; allowed: one of half.safetensors, other.safetens"),
     ({"image_checkpoint": "xl"}, "is a checkpoint file for SDXL"),
-    ({"image_checkpoint": "half"}, "cannot be loaded"),
-])
+]), indirect=["host"])
 def test_what_cannot_be_is_refused_before_the_first_evaluation(host, tmp_path, options, words):
     for name, key, shape in (("xl", "model.diffusion_model.input_blocks.1.attn2.to_k.weight", (8, 2048)),
                              ("half", "model.diffusion_model.input_blocks.0.0.weight", (3, 1, 1))):
@@ -173,7 +178,8 @@ def test_no_image_evaluations_no_image_model(host):
     assert not any("image model" in line for line in host.log.lines)
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError, None])
+@pytest.mark.parametrize("host, kind", across(
+    [(torch.OutOfMemoryError,)], [(None,), (RuntimeError,), (None,)]), indirect=["host"])  # None: an interrupt
 def test_afterwards_the_host_is_as_before_and_its_memory_free(host, kind):
     fields = dict(options={"image_checkpoint": "other", "image_prompt": "<lora:glow:0.5>"}, **ONE_WINDOW)
     still, mixed = host.run(host.still("Euler")), host.run(host.clip(**fields))
@@ -226,8 +232,8 @@ class IPAdapter:
 IPAdapter.__module__ = "lib_ipadapter.IPAdapterPlus"
 
 
-@pytest.mark.parametrize("model", ["both", "video", "image"])
-@pytest.mark.parametrize("reuse_percent", [0, 50])
+@pytest.mark.parametrize("host, model, reuse_percent", across(
+    [("video", 50)], [("both", 0), ("video", 0), ("image", 0), ("both", 50), ("image", 50)]), indirect=["host"])
 def test_controls_act_on_the_model_of_choice(host, model, reuse_percent):
     acted, patched = IPAdapter.acted, []
 
@@ -269,12 +275,12 @@ def deep_and_rest(network, x, t, context, deep=None):
         return deep, torch.tanh(network.out(x) * 0.5)
 
 
-@pytest.mark.parametrize("options", [
-    {"form": "II-II", "reuse_percent": 50}, {"form": "II-II", "reuse_percent": 75},
-    {"form": "II-II", "reuse_percent": 50, "image_checkpoint": "other"},
-    {"form": "II-II", "reuse_percent": 50, "guidance_rescale": 0.5},
-])
-@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("host, options, fits", across(
+    [({"form": "II-II", "reuse_percent": 50}, False),
+     ({"form": "II-II", "reuse_percent": 50, "image_checkpoint": "other"}, True)],
+    [({"form": "II-II", "reuse_percent": 75}, True), ({"form": "II-II", "reuse_percent": 75}, False),
+     ({"form": "II-II", "reuse_percent": 50, "guidance_rescale": 0.5}, True),
+     ({"form": "II-II", "reuse_percent": 50, "guidance_rescale": 0.5}, False)]), indirect=["host"])
 def test_features_that_serve_again_are_those_of_the_latest_evaluation(host, options, fits):
     host.shared.fits_in_memory = fits
     options = {"reused": "features", **options}
@@ -348,6 +354,7 @@ def test_windows_elsewhere_in_every_step_have_no_features_in_common(host):
         host.run(host.clip(options={"reused": "features", "reuse_percent": 75}, frames=8, context=4, steps=3))
 
 
+@pytest.mark.parametrize("host", HOSTS[:1], indirect=True)  # of all of them
 def test_a_controls_part_in_the_deep_layers_is_left_out(host):
     module = host.module("extensions.forge_controlnet")
     control = {"input": ["i3", "i2", "i1"], "middle": ["m"], "output": ["o1", "o2", "o3"]}

@@ -43,13 +43,22 @@ def small_module(name, positions=8):
     return module.requires_grad_(False)
 
 
+class SmallModules(dict):
+    """By name, each made when it is first asked for."""
+
+    def __missing__(self, name):
+        with torch.random.fork_rng(devices=[]):
+            self[name] = small_module(name)
+        return self[name]
+
+
 def with_modules(host, folder):
     """A host that finds small motion modules in a folder."""
     (folder / "AnimateDiff").mkdir()
     for name in KINDS:
         (folder / "AnimateDiff" / name).touch()
     host.built_in.paths.models_path = str(folder)
-    host.modules = {name: small_module(name) for name in KINDS}
+    host.modules = SmallModules()
     host.built_in._load = lambda path, *_: host.modules[path.name]
     return host
 

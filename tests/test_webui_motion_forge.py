@@ -8,8 +8,8 @@ from ivmixed.motion.noise import order
 
 from .device import Reads
 from .host import NAME
-from .host.forge_host import HOSTS, NEO, loaded_forge
-from .test_webui_motion import KINDS, MOTION, with_modules
+from .host.forge_host import HOSTS, NEO, across, loaded_forge
+from .test_webui_motion import MOTION, with_modules
 
 V3 = "v3.safetensors"
 
@@ -35,8 +35,9 @@ def moved(host, call, name, frames):
         return unet(call.x, call.t, call.context)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if "xl" not in name])
-@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("host, name, fits", across(
+    [(V3, True)], [("v1.safetensors", True), ("v2.safetensors", False), ("v2.safetensors", True),
+                   ("v1.safetensors", False), (V3, False)]), indirect=["host"])
 def test_a_plain_sampler_has_motion_in_all_evaluations(host, name, fits):
     host.shared.fits_in_memory = fits
     host.run(request_of(host, model=name))
@@ -62,7 +63,8 @@ def test_a_long_clip_is_evaluated_in_windows(host):
             assert torch.equal(call.out, moved(host, call, V3, 4))
 
 
-@pytest.mark.parametrize("options", [{}, {"reuse_percent": 50}, {"reused": "features", "reuse_percent": 50}])
+@pytest.mark.parametrize("host, options", across(
+    [({},)], [({"reuse_percent": 50},), ({"reused": "features", "reuse_percent": 50},)]), indirect=["host"])
 def test_no_move_reads_a_tensor(host, options):
     """On a GPU that would make the host wait: what is read is read before the first move or after the last."""
     reads = {}
@@ -75,8 +77,8 @@ def test_no_move_reads_a_tensor(host, options):
     assert reads[3] == reads[5] != []
 
 
-@pytest.mark.parametrize("size, fits", [({}, True), ({"frames": 9, "context": 4}, True),
-                                        ({"frames": 8, "context": 4}, False)])
+@pytest.mark.parametrize("host, size, fits", across(
+    [({"frames": 9, "context": 4}, True)], [({}, True), ({"frames": 8, "context": 4}, False)]), indirect=["host"])
 def test_iv_mixed_takes_it_as_its_motion(host, size, fits):
     host.shared.fits_in_memory = fits
     p = request_of(host, NAME, **size)
@@ -98,8 +100,10 @@ def test_iv_mixed_takes_it_as_its_motion(host, size, fits):
     assert p.extra_generation_params[NAME] == "9 evaluations"
 
 
-@pytest.mark.parametrize("sampler", ["Euler", NAME])
-@pytest.mark.parametrize("error", [None, RuntimeError("broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("host, sampler, error", across(
+    [(NAME, RuntimeError("broken")), ("Euler", None)],
+    [(NAME, None), (NAME, KeyboardInterrupt()), ("Euler", RuntimeError("broken")), ("Euler", KeyboardInterrupt())],
+), indirect=["host"])
 def test_nothing_stays(host, sampler, error):
     before = host.run(host.still("Euler"))
     snapshot = host.snapshot()
@@ -115,7 +119,7 @@ def test_nothing_stays(host, sampler, error):
     assert torch.equal(host.run(host.still("Euler")), before)
 
 
-@pytest.mark.parametrize("sampler", ["Euler", NAME])
+@pytest.mark.parametrize("host, sampler", across([(NAME,)], [("Euler",)]), indirect=["host"])
 def test_two_motions_at_once_are_refused(host, sampler):
     still = host.run(host.still("Euler"))
     p = host.clip(sampler, frames=4, context=4, steps=3)
@@ -167,7 +171,8 @@ def test_beside_the_hosts_scripts(host):
         host.answer(p)
 
 
-@pytest.mark.parametrize("fields", [{"refiner_checkpoint": "{}"}, {"enable_hr": True, "hr_checkpoint_name": "{}"}])
+@pytest.mark.parametrize("host, fields", across(
+    [({"enable_hr": True, "hr_checkpoint_name": "{}"},)], [({"refiner_checkpoint": "{}"},)]), indirect=["host"])
 def test_one_checkpoint_throughout(host, tmp_path, fields):
     host.sd_models.folder = tmp_path
     for name in ("own", "other"):

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 
 from ..host import loaded
 from ..host.forge_host import loaded_forge
-from ..test_webui_motion import small_module
+from ..test_webui_motion import KINDS, small_module
 from ..test_webui_txt2vid import prepared
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def served(host) -> FastAPI:
 def main(name: str, port: str) -> None:
     with (loaded() if name == "a1111" else loaded_forge(name)) as host, TemporaryDirectory() as folder:
         prepared(host, Path(folder))
-        host.modules = {module: small_module(module, positions=16) for module in host.modules}  # as the page's default
+        host.modules = {module: small_module(module, positions=16) for module in KINDS}  # as the page's default
         uvicorn.run(served(host), host="127.0.0.1", port=int(port), log_level="warning")
 
 

@@ -36,8 +36,8 @@ NAME = "IV-mixed"
 NAMES = [NAME, f"{NAME} DPM++ 2M", f"{NAME} DPM++ 2M SDE"]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "iv_mixed.py"
 TREE = Path(__file__).parent / "tree"
-ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "backend", "networks",
-         "extra_networks_lora")
+ROOTS = {"modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "backend", "networks",
+         "extra_networks_lora"}
 
 
 @contextmanager
@@ -56,17 +56,16 @@ def importing(*trees: Path) -> Iterator[None]:
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
     torch.set_num_threads(1)  # the networks are tiny
-    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+    before = {name: sys.modules.pop(name) for name in _ours()}
     path = sys.path[:]
     sys.path[:0] = map(str, trees)
-    importlib.invalidate_caches()
     try:
         # a package with an __init__ is looked for in one place only
         importlib.import_module("modules").__path__[:0] = [str(tree / "modules") for tree in trees if tree != TREE]
         yield
     finally:
         sys.path[:] = path
-        for name in [name for name in sys.modules if _is_ours(name)]:
+        for name in _ours():
             del sys.modules[name]
         sys.modules.update(before)
         vars(ivmixed).pop("webui", None)
@@ -77,8 +76,9 @@ def importing(*trees: Path) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _is_ours(name: str) -> bool:
-    return name.split(".")[0] in ROOTS or name.startswith("ivmixed.webui")
+def _ours() -> list[str]:
+    """The modules of the hosts and the extension that are loaded."""
+    return [name for name in sys.modules if name.partition(".")[0] in ROOTS or name.startswith("ivmixed.webui")]
 
 
 @dataclass

@@ -24,6 +24,12 @@ HOSTS = ("forge_previous", "forge_main", "reforge", "classic")
 NEO = "forge_neo"
 
 
+def across(everywhere: list[tuple[Any, ...]], in_turn: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Parameters for a host and a case: some cases on every one of `HOSTS`, the others on one each, in turn."""
+    return [(host, *case) for case in everywhere for host in HOSTS] + [
+        (HOSTS[number % len(HOSTS)], *case) for number, case in enumerate(in_turn)]
+
+
 @contextmanager
 def loaded_forge(kind: str) -> Iterator[ForgeHost]:
     """One of `HOSTS` or `NEO`, freshly imported, and the extension loaded by it; afterwards every module is as it was.

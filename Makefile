@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# what a target says comes as a whole, where make can do that
+TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help demo test test-code test-page test-thorough test-live check-gpu lint clean
 
@@ -19,13 +21,15 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/ivmixed demo
 
-test: lint test-code test-page
+# the page waits for the browser half of the time, mypy has one core: beside each other they leave no core idle
+test:
+	$(MAKE) --no-print-directory --jobs=3 $(TOGETHER) lint test-code test-page
 
 test-code: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/browser
 
 test-page: $(READY)
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/browser
 
 test-thorough: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "thorough or hypothesis" --hypothesis-profile thorough

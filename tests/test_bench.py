@@ -94,23 +94,23 @@ def networks(tmp_path_factory):
 
 
 def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
-    """12 prompts of ChronoMagic's form, 3 clips of each, plain and IV-mixed: 72 clips of the box."""
+    """4 prompts of ChronoMagic's form, 3 clips of each, plain and IV-mixed: 24 clips of the box."""
     out, prompts = tmp_path / "out", tmp_path / "prompts.csv"
-    lines = "".join(f"box_{k:02d},{caption}\n" for k, caption in enumerate(CAPTIONS[:12]))
+    lines = "".join(f"box_{k:02d},{caption}\n" for k, caption in enumerate(CAPTIONS[:4]))
     prompts.write_text("videoid,name\n" + lines)
     small = ["--steps", 2, "--frames", 2, "--seed", 100, "--device", "cpu", "--quiet"]
     command = ["make", "--suite", "chronomagic-150", "--prompts", prompts, "--out", out, *small]
     assert bench(capsys, *command, "--preset", "plain")[0] == 2 and not out.exists()
     code, said, error = bench(capsys, *command)
-    assert code == 0 and "12 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in error
-    assert "72 of 72 clips are there" in said
+    assert code == 0 and "4 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in error
+    assert "24 of 24 clips are there" in said
     for variant in ("plain", "iv-mixed"):
         assert {str(file.relative_to(out / "clips" / variant)) for file in (out / "clips" / variant).rglob("*.*")} == {
-            f"{generation}/box_{k:02d}.mp4" for generation in (1, 2, 3) for k in range(12)}  # and nothing else
+            f"{generation}/box_{k:02d}.mp4" for generation in (1, 2, 3) for k in range(4)}  # and nothing else
     sidecars = [json.loads((out / "sidecars" / variant / "2" / "box_01.mp4.json").read_text())["ivmixed"]
                 for variant in ("plain", "iv-mixed")]
     assert sidecars[0]["seed"] == sidecars[1]["seed"] == 104 and sidecars[0]["options"] != sidecars[1]["options"]
-    assert len(manifest_of(out).clips) == 36
+    assert len(manifest_of(out).clips) == 12
 
     weights, reference, clip = networks
     look = ["measure", "--out", out, "--umt", weights, "--umt-reference", reference, "--clip", clip, "--device", "cpu",
@@ -119,19 +119,19 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     assert code == 0, error
     found = json.loads(said)
     of = {(row["measure"], row["variant"]): row for row in found["figures"]}
-    assert found["clips"] == {"plain": 36, "iv-mixed": 36}
+    assert found["clips"] == {"plain": 12, "iv-mixed": 12}
     one = of["UMT-FVD", "plain"]
-    assert one["clips"] == 36 and one["of"] == 450 and len(one["spread"]["generations"]) == 3
+    assert one["clips"] == 12 and one["of"] == 450 and len(one["spread"]["generations"]) == 3
 
     # UMT-FVD once more, from the features that lie beside the clips
     values = []
     for generation in (1, 2, 3):
         kept = [np.load(out / "features" / "umt" / "plain" / str(generation) / f"box_{k:02d}.npz")["features"]
-                for k in range(12)]
+                for k in range(4)]
         values.append(umt.umt_fvd(np.stack(kept), umt.reference(reference))[0])
     assert one["value"] == pytest.approx(np.mean(values)) and one["spread"]["generations"] == pytest.approx(values)
     scores = [float(np.load(file)["clip"]) for file in (out / "features" / "clip" / "iv-mixed").rglob("*.npz")]
-    assert of["CLIP score", "iv-mixed"]["value"] == pytest.approx(np.mean(scores)) and len(scores) == 36
+    assert of["CLIP score", "iv-mixed"]["value"] == pytest.approx(np.mean(scores)) and len(scores) == 12
     assert of["flicker", "plain"]["value"] > 0
 
     # features are computed once, but for a clip that has changed
@@ -147,10 +147,10 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
         (out / "vbench" / f"{variant}.json").write_text(json.dumps({"subject_consistency": [value, [{}, {}]]}))
     code, said, _ = bench(capsys, "report", "--out", out)
     assert code == 0 and said == (out / "report.md").read_text()
-    assert "**These are not the figures of ChronoMagic-Bench-150: they are of 36 plain and 36 iv-mixed clips, and it " \
+    assert "**These are not the figures of ChronoMagic-Bench-150: they are of 12 plain and 12 iv-mixed clips, and it " \
            "asks for 450 each." in said
     row = next(line for line in said.splitlines() if line.startswith("| UMT-FVD |"))
-    assert row.count("(36 of 450 clips)") == 2
+    assert row.count("(12 of 450 clips)") == 2
     assert all(figure in said for figure in ("275.2", "228.6", "239.31", "223.05"))
     assert "| VBench subject_consistency | 0.5 | 0.75 | +50.0 % | more |" in said
     table = json.loads((out / "report.json").read_text())
@@ -159,7 +159,7 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     # another suite, or other prompts, do not go into the same folder
     prompts.write_text("videoid,name\nbox_99,a red circle turns\n")
     code, _, error = bench(capsys, *command)
-    assert code == 2 and "holds chronomagic-150 of 12 prompts" in error
+    assert code == 2 and "holds chronomagic-150 of 4 prompts" in error
 
 
 def test_a_whole_suite_is_reported_without_a_warning():

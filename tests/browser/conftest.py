@@ -19,6 +19,8 @@ REQUIRED = os.environ.get("IVMIXED_BROWSER") == "required"
 GRADIO4 = Path(os.environ.get("GRADIO4", Path(sys.prefix, "gradio4")))
 """The folder into which gradio 4 was installed beside the environment's gradio 3, see the Makefile."""
 HOSTS = {"gradio3": "a1111", "gradio4": "forge_main"}
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in HOSTS]
+"""With ``pytest -n 2 --dist loadgroup`` each of them has a process of its own, with its server and its browser."""
 START = 180
 """Seconds that a page may take to be served: on a busy machine importing gradio alone takes a minute."""
 
@@ -46,7 +48,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session", params=HOSTS)
+@pytest.fixture(scope="session", params=EACH)
 def url(request, browser):
     """Where the page of a host's double is served, with its gradio."""
     if find_spec("gradio") is None:

@@ -22,13 +22,16 @@ class Tab:
     """Milliseconds."""
 
     def __init__(self, browser, url, theme="light", width=900, height=1400):
-        self.errors = []
+        self.errors, self.asking = [], []
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.page.set_default_timeout(self.WAIT)
         # fonts and scripts of other servers are no part of the page
         self.page.route(lambda address: not address.startswith(url), lambda route: route.abort())
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._said)
+        self.page.on("request", lambda request: self.asking.append(request) if "/run/predict" in request.url else None)
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, lambda request: self.asking.remove(request) if request in self.asking else None)
         self.page.goto(f"{url}?__theme={theme}")
         self.page.wait_for_selector(f"{self.PREFIX}price p", state="attached")
 
@@ -52,12 +55,16 @@ class Tab:
         self.page.wait_for_selector(f"{self.PREFIX}picture svg")
         return self
 
+    def rest(self):
+        """A moment by the page's own clock, longer than it waits after a change before it asks the server."""
+        self.page.evaluate("new Promise((done) => setTimeout(done, 300))")
+
     def settle(self):
-        """Waits until no answer of the server comes any more: each draws the panel anew."""
-        before, price = None, self.find("price").locator("p")
-        while (now := price.get_attribute("data-answer")) != before:
-            before = now
-            self.page.wait_for_timeout(1000)
+        """Waits until the server is asked nothing any more: each answer draws the panel anew."""
+        answer, price = None, self.find("price").locator("p")
+        while self.asking or price.get_attribute("data-answer") != answer:
+            answer = price.get_attribute("data-answer")
+            self.rest()
         return self
 
     def set(self, selector, value):
@@ -177,7 +184,7 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
             break
         tab.page.wait_for_timeout(100)
     tab.set(PREFIX + "gamma_back", 4)
-    tab.page.wait_for_timeout(1000)
+    tab.rest()
     held[0].continue_()
     tab.recognises("custom")
     tab.recognises("paper")

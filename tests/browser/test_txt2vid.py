@@ -48,13 +48,14 @@ class ClipTab(Tab):
         self.find("gamma_go").locator("textarea").wait_for(state="visible")
 
     def in_view(self, selector):
-        """How much of an element's height the window shows, once nothing scrolls any more."""
-        element = self.page.locator(selector).first
-        place = None
-        while place != (place := element.bounding_box()):
-            self.page.wait_for_timeout(300)
-        shown = min(place["y"] + place["height"], self.page.viewport_size["height"]) - max(place["y"], 0)
-        return shown / place["height"]
+        """Whether the window comes to show all of an element, and stays there."""
+        shown = """selector => {
+            const {top, bottom} = document.querySelector(selector).getBoundingClientRect();
+            return -1 < top && top < bottom && bottom < innerHeight + 1;
+        }"""
+        self.page.wait_for_function(shown, arg=selector)
+        self.rest()
+        return self.page.evaluate(shown, selector)
 
     def text(self, name):
         self.page.evaluate("document.querySelectorAll('details').forEach((folded) => folded.open = true)")
@@ -159,7 +160,7 @@ def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
             tab.page.wait_for_selector(message)
             tab.page.wait_for_selector(".progressDiv", state="detached")
         assert tab.text("message").startswith("No clip was made: interval = [60, 20] is not allowed")
-        assert tab.in_view(message) == 1 and tab.page.locator(f"{OWN}clip figure").count() == 1
+        assert tab.in_view(message) and tab.page.locator(f"{OWN}clip figure").count() == 1
         assert colour(tab, message, "color") != colour(tab, f"{OWN}clip figcaption", "color")
         tab.set(tab.PREFIX + "interval_end", 80)
         tab.press("generate")
@@ -174,7 +175,7 @@ def test_the_first_click_makes_a_clip_that_is_in_view(browser, url, width):
         tab.page.locator(f"{OWN}generate").click()
         tab.page.wait_for_selector(f"{OWN}clip figure img")
         tab.page.wait_for_selector(".progressDiv", state="detached")
-        assert tab.in_view(f"{OWN}clip figure img") == 1
+        assert tab.in_view(f"{OWN}clip figure img")
 
 
 def test_the_sliders_of_a_pair_line_up(tab):

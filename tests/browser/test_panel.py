@@ -106,6 +106,13 @@ def tab(browser, url):
         yield tab
 
 
+@pytest.fixture(scope="module")
+def opened(browser, url):
+    """One for all tests that only look."""
+    with Tab(browser, url) as tab:
+        yield tab.open()
+
+
 def test_closed_the_title_has_what_matters(tab):
     tab.says("price", "not in use: the sampling method is DPM++ 2M")
     tab.choose("#txt2img_sampling", "IV-mixed")
@@ -114,20 +121,19 @@ def test_closed_the_title_has_what_matters(tab):
     tab.says("price", "44 evaluations, about 3.9 times plain AnimateDiff")
 
 
-def test_the_picture_draws_the_plan(tab):
-    tab.open().says("picture", "94 evaluations")
-    data, blocks = tab.picture()
+def test_the_picture_draws_the_plan(opened):
+    opened.says("picture", "94 evaluations")
+    data, blocks = opened.picture()
     assert len(data["steps"]) == 20
     drawn = [block.removeprefix("ivmixed-move ") for block in blocks]
     assert drawn == [move for step in data["steps"] for move in (step[-1], *step[:-1])]
-    assert tab.find("picture").locator(".ivmixed-legend > span").all_inner_texts() == [
+    assert opened.find("picture").locator(".ivmixed-legend > span").all_inner_texts() == [
         "image model", "video model", "ordinary step, at the CFG scale"]
 
 
-def test_blocks_stand_in_their_columns_and_within_the_picture(tab):
-    tab.open()
-    width = tab.find("picture").locator(".ivmixed-drawing").evaluate("box => box.clientWidth")
-    places = tab.find("picture").locator(".ivmixed-drawing > svg .ivmixed-move").evaluate_all(
+def test_blocks_stand_in_their_columns_and_within_the_picture(opened):
+    width = opened.find("picture").locator(".ivmixed-drawing").evaluate("box => box.clientWidth")
+    places = opened.find("picture").locator(".ivmixed-drawing > svg .ivmixed-move").evaluate_all(
         "all => all.map(b => ['x', 'y', 'width', 'height'].map(name => +b.getAttribute(name)))")
     assert all(x >= 0 and x + wide <= width and y >= 0 for x, y, wide, high in places)
     assert len({round(x, 3) for x, *_ in places}) == 20
@@ -297,15 +303,14 @@ def test_the_picture_is_drawn_anew_where_the_page_is_made_narrower(tab):
     assert len(tab.picture()[1]) == 94
 
 
-def test_the_picture_is_described_for_screen_readers(tab):
-    tab.open()
-    drawing = tab.find("picture").locator(".ivmixed-drawing")
+def test_the_picture_is_described_for_screen_readers(opened):
+    drawing = opened.find("picture").locator(".ivmixed-drawing")
     assert drawing.get_attribute("role") == "img"
     assert "image model, denoising: 4 throughout" in drawing.get_attribute("aria-label")
     assert drawing.locator("> svg").get_attribute("aria-hidden") == "true"
 
 
-def test_the_defaults_are_the_published_ones(tab):
-    tab.open().says("picture", PRESETS["paper"].help)
+def test_the_defaults_are_the_published_ones(opened):
+    opened.says("picture", PRESETS["paper"].help)
     assert PRESETS["paper"].options == Options()
-    tab.recognises("paper")
+    opened.recognises("paper")

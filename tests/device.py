@@ -4,6 +4,7 @@ Like a GPU it refuses tensors of another device. What would make the host wait f
 """
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ivmixed
 
-PACKAGE = Path(ivmixed.__file__).parent
+PACKAGE = f"{Path(ivmixed.__file__).parent}{os.sep}"
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
 
@@ -90,9 +91,9 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         frame = sys._getframe(1)
-        path = Path(frame.f_code.co_filename)
-        if PACKAGE in path.parents and (func in ASKING or self._by_list(func, args)):
-            self.seen.append(f"{path.relative_to(PACKAGE)}:{frame.f_lineno} {func.__name__}")
+        file = frame.f_code.co_filename
+        if file.startswith(PACKAGE) and (func in ASKING or self._by_list(func, args)):
+            self.seen.append(f"{file.removeprefix(PACKAGE)}:{frame.f_lineno} {func.__name__}")
         return func(*args, **(kwargs or {}))
 
     @staticmethod

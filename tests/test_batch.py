@@ -22,6 +22,7 @@ from ivmixed.clips.media import as_frames, read_clip, read_settings, write_clip
 from ivmixed.options import OptionError
 from ivmixed.standalone import txt2vid
 from ivmixed.standalone.batch import jobs, store
+from ivmixed.standalone.batch.index import write_index
 from ivmixed.standalone.batch.progress import Progress
 from ivmixed.standalone.batch.rows import LONGEST_NAME, RowsError, read_rows
 from ivmixed.standalone.box.scenes import random_scene, render
@@ -236,6 +237,12 @@ def test_a_batch_is_made_once_and_shown(capsys, tmp_path):
     # the same name with other settings
     code, _, error = batch(capsys, rows, "--out", out, *SMALL, "--gamma-go", "3")
     assert code == 2 and "circle.mp4 is there, and was made with gamma_go = 4.0, not 3.0" in error
+
+
+def test_clips_of_one_name_stand_together_on_the_page(tmp_path):
+    records = [{"ivmixed": {}, "batch": {"clip": clip}} for clip in ("iv-mixed/0.mp4", "iv-mixed/1.mp4", "plain/0.mp4")]
+    page = write_index(tmp_path, records).read_text()
+    assert re.findall('src="([^"]+)"', page) == ["iv-mixed/0.mp4", "plain/0.mp4", "iv-mixed/1.mp4"]
 
 
 def test_a_clip_without_its_sidecar_is_finished_and_a_sidecar_alone_is_no_clip(capsys, tmp_path):

@@ -127,8 +127,8 @@ class Settings(MotionControls):
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
     fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
-        help="frames a second: an input of VideoCrafter2 (28, as in its own script); clips of other models play at this "
-             "rate (8)")
+        help="frames a second: an input of VideoCrafter2 (28, as in its own script); clips of other models play at "
+             "this rate (8)")
     playback_fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
         help="frames a second at which the clip plays (8, or --fps where the model is not told it)")

@@ -1,13 +1,17 @@
-"""Makes the strips of README.md and docs/guide.md: ``.venv/bin/python docs/pictures.py [STRIP ...]``.
+"""Makes the strips of README.md, docs/guide.md and docs/standalone.md:
+``.venv/bin/python docs/pictures.py [STRIP ...]``.
 
 The clips are the bundled model's.
 """
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -16,6 +20,7 @@ from ivmixed.clips import media
 from ivmixed.measures import pixels
 from ivmixed.presets import PRESETS
 from ivmixed.standalone import txt2vid
+from ivmixed.standalone.box.scenes import random_scene, render
 from ivmixed.standalone.pipeline import Clip
 from ivmixed.standalone.settings import Settings
 
@@ -34,24 +39,46 @@ STRIPS = {
     "finish": {f"{percent}%": Options(interval=(0, 0), finish_percent=percent, finish_by="steps")
                for percent in (0, 20, 40, 100)},
 }
+DRAWN, RESTYLED, STRENGTHS = "a red circle moves right", "a red star moves right", (0.3, 0.5, 0.7)
+"""What the strip "restyle" begins with, its prompt, and how much of it changes."""
 
 
 def main(names: Sequence[str] = ()) -> None:
     """Makes the strips of these names; all where none is named."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    device = txt2vid.choose_device("cpu")
-    pipe = txt2vid.load(txt2vid.complete(Settings(prompt=PROMPT), device), device)
-    for name in names or STRIPS:
-        knobs = STRIPS[name]
-        clips = {label: txt2vid.generate(Settings(prompt=PROMPT, steps=STEPS, seed=SEED, options=options), "cpu",
-                                         pipe=pipe, progress=False) for label, options in tqdm(knobs.items())}
-        strip(IMAGES / f"{name}.png", clips)
+    for name in names or (*STRIPS, "restyle"):
+        if name == "restyle":
+            restyle()
+            continue
+        clips = made({label: {"prompt": PROMPT, "seed": SEED, "options": options}
+                      for label, options in STRIPS[name].items()})
+        strip(IMAGES / f"{name}.png", {label: clip.frames for label, clip in clips.items()})
         print(f"\n{name}", *rows(clips), sep="\n")
 
 
-def strip(path: Path, clips: dict[str, Clip]) -> None:
+def made(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Clip]:
+    """A clip of each settings."""
+    device = txt2vid.choose_device("cpu")
+    pipe = txt2vid.load(txt2vid.complete(Settings(prompt=PROMPT), device), device)
+    return {label: txt2vid.generate(Settings(steps=STEPS, **values), "cpu", pipe=pipe, progress=False)
+            for label, values in tqdm(settings.items())}
+
+
+def restyle() -> None:
+    """A drawn clip, and what becomes of it with another prompt."""
+    drawn = media.as_frames(render(random_scene(torch.Generator().manual_seed(SEED), DRAWN)))
+    with tempfile.TemporaryDirectory() as folder:
+        video, _ = media.write_clip(Path(folder) / "drawn.webp", drawn, Clip.fps, {})
+        clips = made({f"strength {strength}": {
+            "prompt": RESTYLED, "seed": SEED, "init_video": video, "strength": strength,
+            "options": PRESETS["box"].options} for strength in STRENGTHS})
+    strip(IMAGES / "restyle.png", {f"drawn: {DRAWN}": drawn, **{
+        f"{label}: {RESTYLED}": clip.frames for label, clip in clips.items()}})
+
+
+def strip(path: Path, clips: Mapping[str, media.Frames]) -> None:
     """Six frames of every clip in a row."""
-    sheet = media.contact_sheet([clip.frames[::2] for clip in clips.values()], list(clips), columns=6)
+    sheet = media.contact_sheet([frames[::2] for frames in clips.values()], list(clips), columns=6)
     sheet.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

@@ -22,8 +22,9 @@ from ivmixed.clips.media import as_frames, read_clip, read_settings, write_clip
 from ivmixed.options import OptionError
 from ivmixed.standalone import txt2vid
 from ivmixed.standalone.batch import jobs, store
+from ivmixed.standalone.batch.index import write_index
 from ivmixed.standalone.batch.progress import Progress
-from ivmixed.standalone.batch.rows import RowsError, read_rows
+from ivmixed.standalone.batch.rows import LONGEST_NAME, RowsError, read_rows
 from ivmixed.standalone.box.scenes import random_scene, render
 from ivmixed.standalone.cli import main
 from ivmixed.standalone.settings import Settings
@@ -238,6 +239,12 @@ def test_a_batch_is_made_once_and_shown(capsys, tmp_path):
     assert code == 2 and "circle.mp4 is there, and was made with gamma_go = 4.0, not 3.0" in error
 
 
+def test_clips_of_one_name_stand_together_on_the_page(tmp_path):
+    records = [{"ivmixed": {}, "batch": {"clip": clip}} for clip in ("iv-mixed/0.mp4", "iv-mixed/1.mp4", "plain/0.mp4")]
+    page = write_index(tmp_path, records).read_text()
+    assert re.findall('src="([^"]+)"', page) == ["iv-mixed/0.mp4", "plain/0.mp4", "iv-mixed/1.mp4"]
+
+
 def test_a_clip_without_its_sidecar_is_finished_and_a_sidecar_alone_is_no_clip(capsys, tmp_path):
     out = tmp_path / "out"
     rows = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "one"}])
@@ -358,11 +365,14 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(capsys, t
 
 # --- processes
 
-def started(*args, **more):
+CALL = ["-m", "ivmixed.standalone.cli"]
+
+
+def started(*args, call=CALL):
     # as in a terminal, also where the tests run in the background and Ctrl-C is ignored
-    return subprocess.Popen([sys.executable, "-m", "ivmixed.standalone.cli", "batch", *map(str, args)], text=True,
+    return subprocess.Popen([sys.executable, *call, "batch", *map(str, args)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **more)
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(condition, process, seconds=600):
@@ -372,14 +382,64 @@ def wait_for(condition, process, seconds=600):
         time.sleep(0.05)
 
 
+COUNTED = """
+import sys
+from ivmixed.standalone import cli, txt2vid
+
+def generate(settings, *args, **more):
+    with open(sys.argv[1], "a") as file:
+        print(settings.seed, file=file)
+    return original(settings, *args, **more)
+
+original, txt2vid.generate = txt2vid.generate, generate
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 def test_two_drivers_on_one_folder_make_every_clip_once(tmp_path):
     rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 6}]), tmp_path / "out"
-    drivers = [started(rows, "--out", out, *SMALL, "--json") for _ in range(2)]
+    drivers = [started(rows, "--out", out, *SMALL, "--json", call=["-c", COUNTED, tmp_path / "begun"])
+               for _ in range(2)]
     said = [driver.communicate() for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
+    assert [json.loads(text)["there"] for text, _ in said] == [6, 6]
     assert sum(json.loads(text)["made"] for text, _ in said) == 6
+    assert sorted((tmp_path / "begun").read_text().split()) == list("012345")  # nothing was computed in vain
     assert sorted(files(out)) == sorted(f"x-{k}.mp4{end}" for k in range(6) for end in ("", ".json"))
     no_leftovers(out)
+
+
+def test_a_clip_that_another_run_is_making_comes_last_and_is_made_if_that_run_ends(tmp_path):
+    rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 3}]), tmp_path / "out"
+    settings = Settings(steps=2, frames=2)
+    first, second, _ = jobs.prepare(read_rows(rows, settings), CPU)
+    store.make_folders(out, [first])
+    with store.claimed(out, second, wait=False) as mine:  # of a run that was killed: its lock is gone, its file is not
+        assert mine
+        left = next(out.glob(".*"))
+    left.touch()
+    with store.claimed(out, first, wait=False) as mine:
+        assert mine
+        process = started(rows, "--out", out, *SMALL)
+        wait_for(lambda: (out / "x-1.mp4.json").exists() and (out / "x-2.mp4.json").exists(), process)
+        with store.claimed(out, first, wait=False) as again:
+            assert not again
+        assert not (out / "x-0.mp4").exists()
+    said, error = process.communicate()
+    assert process.returncode == 0 and "3 of 3 clips are there, 3 made now" in said, error
+    no_leftovers(out)
+
+
+def test_a_disk_without_locks_has_each_clip_once_too(capsys, tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    rows = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "y" * LONGEST_NAME}])
+    assert batch(capsys, rows, "--out", tmp_path / "locked", *SMALL)[0] == 0
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    assert batch(capsys, rows, "--out", tmp_path / "out", *SMALL)[0] == 0
+    assert files(tmp_path / "out") == files(tmp_path / "locked")
+    no_leftovers(tmp_path / "out")
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(capsys, tmp_path):

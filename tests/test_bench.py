@@ -153,6 +153,7 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     assert row.count("(12 of 450 clips)") == 2
     assert all(figure in said for figure in ("275.2", "228.6", "239.31", "223.05"))
     assert "| VBench subject_consistency | 0.5 | 0.75 | +50.0 % | more |" in said
+    assert sum(line.endswith(": mean over clips.") for line in said.splitlines()) == 1  # of all measures of the kind
     table = json.loads((out / "report.json").read_text())
     assert table["rows"][0]["plain"]["value"] == pytest.approx(np.mean(values)) and table["incomplete"]
 

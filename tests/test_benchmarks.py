@@ -17,6 +17,7 @@ from benchmarks.analytic.__main__ import main as analytic
 from benchmarks.analytic.measures import energy_distance, measure
 from benchmarks.analytic.world import WORLDS, Model, Numbers, World
 from benchmarks.box import __main__ as box_main
+from benchmarks.box import long as long_clips
 from benchmarks.box.features import FEATURES, features_of, train
 from benchmarks.box.models import Box
 from benchmarks.cost import memory
@@ -33,6 +34,7 @@ from benchmarks.settings import SETTINGS, Setting, chosen, freeinit, plan_of, sa
 from ivmixed import Options, Schedule
 from ivmixed import cost as costs
 from ivmixed.measures.neural import frechet_distance
+from ivmixed.motion.windows import uniform_windows
 from ivmixed.standalone.box import CFG, FRAMES
 from ivmixed.standalone.box.scenes import CAPTIONS, MOTIONS
 
@@ -522,3 +524,23 @@ def test_a_price_that_is_too_high_fails():
     assert held(4.2, 1.01) == [True] * 4
     assert held(4.4, 1.03) == [False, True, True, False]
     assert held(4.4, 1.01, judged=False) == [None, None, None, True]
+
+
+# --- long clips
+
+def test_a_jump_is_told_from_what_changes_everywhere():
+    settings = long_clips.settings_of("x", 0, 40, 3, "plain", {})
+    starts = {window[0] for window in uniform_windows(2, **settings.windows(40))} - {0}
+    steps = np.array([3.0 if frame in starts else 1.0 for frame in range(1, 40)]).cumsum()
+    clip = np.broadcast_to(np.array([0.0, *steps])[:, None, None, None], (40, 16, 16, 3)).astype(np.uint8)
+    assert len(starts) > 2 and long_clips.jump(clip, settings, 3) == pytest.approx(3)
+
+
+def test_the_command_of_long_clips(tmp_path, capsys):
+    sheet = tmp_path / "long.png"
+    long_clips.main(["--clips", "1", "--frames", "13", "--steps", "1", "--setting", "pyramid", "--setting",
+                     "pyramid, FreeNoise", "--preset", "plain", "--sheet", str(sheet)])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["drawn clips", "pyramid", "pyramid, FreeNoise"]
+    assert rows[1][2:] != rows[2][2:] and all(math.isfinite(float(cell)) for row in rows for cell in row[2:-1])
+    assert Image.open(sheet).width >= 12 * 128

@@ -119,7 +119,7 @@ class Settings(MotionControls):
         help="precision of the networks; auto: fp16 on a GPU, fp32 on a CPU")
 
     prompt: str = declare(Text(), "", group="clip", help="what the clip shows")
-    negative_prompt: str = declare(Text(), "", group="clip", help="what it shall not show")
+    negative_prompt: str = declare(Text(), "", group="clip", help="what it should not show")
     frames: int | None = declare(
         Whole(1, MOST_FRAMES), None, group="clip",
         help=f"number of frames (16, or {box.FRAMES} of the bundled model)")
@@ -127,8 +127,8 @@ class Settings(MotionControls):
         Dimensions(8, 8192, step=8), None, group="clip", help="size of the clip (what the checkpoint was made for)")
     fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
-        help="frames a second: VideoCrafter2 is told them (28, as its own script does); clips of other models play at "
-             "them (8)")
+        help="frames a second: an input of VideoCrafter2 (28, as in its own script); clips of other models play at "
+             "this rate (8)")
     playback_fps: float | None = declare(
         Number(0.1, 240), None, group="clip",
         help="frames a second at which the clip plays (8, or --fps where the model is not told it)")
@@ -138,10 +138,10 @@ class Settings(MotionControls):
              "frames are taken at the clip's frames a second, their middle fills its size")
     strength: float | None = declare(
         Number(0, 1), None, group="clip",
-        help=f"how much of --init-video is made anew, 0 to 1: so much of the steps is run ({STRENGTH:g})")
+        help=f"how much of --init-video changes, 0 to 1: that share of the steps is run ({STRENGTH:g})")
     mask_video: str | None = declare(
         _FILE, None, group="clip",
-        help="clip or picture, white where --init-video is made anew and black where it stays")
+        help="clip or picture, white where --init-video may change and black where it stays")
     steps: int | None = declare(
         Whole(1, 1000), None, group="clip", help="outer sampling steps (25, or those of a distilled motion module)")
     cfg: float | None = declare(

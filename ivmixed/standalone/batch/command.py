@@ -28,7 +28,7 @@ def add_batch(commands: Any, add_settings: Callable[[Any], None], defaults: Call
         description="Makes each clip of a list once; the same command again makes what is missing. See docs/batch.md")
     parser.set_defaults(run=functools.partial(_batch, defaults=defaults), extra="batch")
     parser.add_argument("rows", type=Path, metavar="ROWS",
-                        help=".jsonl, .csv or .txt: what each clip has of its own; flags say the rest")
+                        help="a .jsonl, .csv or .txt file with a row for each clip; flags are the defaults of all rows")
     add_settings(parser)
     add_run(parser)
     parser.add_argument("--format", default="mp4", choices=("mp4", "webm", "gif", "webp"),
@@ -42,7 +42,7 @@ def add_run(parser: Any) -> None:
     run.add_argument("--plan", action="store_true", help="print clips, evaluations and the expected time, and stop")
     run.add_argument("--shard", default="", metavar="I/N", help="the I-th of N parts, as for an array of SLURM jobs")
     add_engine(run)
-    run.add_argument("--json", action="store_true", help="print what came of it as JSON on standard output")
+    run.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     for switch, words in (("offload", "keep models on the CPU while they are not needed"),
                           ("vae-slicing", "the VAE takes one frame at a time"),
                           ("attention-slicing", "compute attention in parts")):

@@ -24,9 +24,10 @@ _HEAD = """<!doctype html>
 body {{ margin: 1.5rem }}
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem }}
 figure {{ margin: 0; content-visibility: auto; contain-intrinsic-size: 16rem 24rem }}
-video, img {{ width: 100%; background: #8882; border-radius: 4px; image-rendering: auto }}
+video, img {{ width: 100%; background: #8882; border-radius: 4px }}
+video:not(:hover, :focus)::-webkit-media-controls {{ opacity: 0 }}
 figcaption {{ overflow-wrap: anywhere }}
-small, summary {{ color: #888 }}
+small, summary {{ opacity: .7 }}
 table {{ border-spacing: .5rem 0; font-size: 12px }}
 td {{ vertical-align: top }}
 </style>
@@ -37,7 +38,11 @@ td {{ vertical-align: top }}
 
 
 def write_index(folder: Path, records: Sequence[Mapping[str, Any]]) -> Path | None:
-    """Writes the page of clips with these sidecars, see `store.records`; None where it cannot be written."""
+    """Writes the page of clips with these sidecars, see `store.records`; None where it cannot be written.
+
+    Clips of one name in several folders stand together, as the plain and the IV-mixed one of a bench.
+    """
+    records = sorted(records, key=lambda record: str(record["batch"].get("clip")).split("/")[::-1])
     page = _HEAD.format(title=html.escape(f"Clips in {folder.absolute().name}"), count=len(records))
     page += "".join(_figure(record) for record in records) + "</main>\n</html>\n"
     target = folder / NAME
@@ -56,8 +61,9 @@ def _figure(record: Mapping[str, Any]) -> str:
     shown = (f'<img src="{address}" loading="lazy" alt="">' if is_picture else
              f'<video src="{address}" controls loop muted preload="metadata"></video>')
     rows = "".join(f"<tr><td>{_text(name)}<td>{_text(value)}" for name, value in _told(settings))
+    seconds = batch.get("seconds")
     cost = (f"seed {_text(settings.get('seed'))}, {_text(batch.get('evaluations'))} evaluations, "
-            f"{_text(batch.get('seconds'))} s")
+            f"{_text(round(seconds, 1) if isinstance(seconds, float) else seconds)} s")
     return (f"<figure>{shown}<figcaption>{_text(settings.get('prompt'))}<br><small>{_text(clip)}<br>{cost}</small>"
             f"<details><summary>settings</summary><table>{rows}</table></details></figcaption></figure>\n")
 

@@ -100,9 +100,13 @@ def make(
         if left:
             with engine as pool:
                 progress = Progress(len(left), sum(job.evaluations for job in left), pool.workers, quiet=quiet)
-                factory = functools.partial(ClipWorker, folder.absolute(), device, memory)
-                with closing(progress), closing(pool.run(left, factory)) as work:
-                    _follow(work, summary, progress, failures)
+                with closing(progress):
+                    for wait in (False, True):  # first what no other run is at, then what is left of the others'
+                        factory = functools.partial(ClipWorker, folder.absolute(), device, memory, wait)
+                        with closing(pool.run(left, factory)) as work:
+                            left = _follow(work, summary, progress, failures)
+                        if not left:
+                            break
     except EngineError as error:
         summary.stopped = str(error)
     finally:
@@ -113,9 +117,14 @@ def make(
     return summary
 
 
-def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failures: _Failures) -> None:
+def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failures: _Failures) -> list[Job]:
+    """Keeps account of what is done; the jobs that another run is at."""
+    claimed = []
     for done in work:
         job, result = done.task, _result(done)
+        if result.status == "claimed":
+            claimed.append(job)
+            continue
         if result.is_there:
             summary.there += 1
             summary.made += result.status == "made"
@@ -125,7 +134,8 @@ def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failu
         progress.update(job.evaluations, made=result.status == "made", failed=not result.is_there)
         if result.status == "unwritable":
             summary.stopped = result.message
-            break
+            return []
+    return claimed
 
 
 def _result(done: Done[Job, Result]) -> Result:

@@ -3,6 +3,10 @@
 A clip is written in a hidden folder beside its place, on the disk before it is linked to its name, and never over a
 file that is there. Its sidecar comes last: a clip with a sidecar is finished. The sidecar has, beside the settings,
 ``batch``: the identity, the file, evaluations and seconds.
+
+Whoever makes a clip holds a lock on a hidden file meanwhile, so that another run on the folder makes another clip. The
+system takes the lock from a process that ends, however it ends. Nothing else rests on locks: on a disk that has none
+two runs may make the same clip, and one of them is kept.
 """
 from __future__ import annotations
 
@@ -18,6 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: no locks
+    fcntl = None  # type: ignore[assignment]
+
 from ...clips import media
 from ...clips.encode import MediaError
 from ...untrusted import JsonError, Refusal, parse_object, shown
@@ -26,6 +35,7 @@ from .jobs import Job
 
 HIDDEN = ".ivmixed-batch-"
 _OLD = 24 * 3600  # seconds after which a hidden folder of another machine belongs to nobody
+_LOCK = ".lock"  # after HIDDEN and the longest name of a clip: 255 bytes
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -138,7 +148,58 @@ def _sync(folder: Path) -> None:
             os.close(opened)
 
 
-# --- hidden folders
+# --- clips that are being made
+
+@contextmanager
+def claimed(folder: Path, job: Job, wait: bool) -> Iterator[bool]:
+    """Whether the clip of a job is this process's to make for now; it is not while another process is at it.
+
+    ``wait``: until that one has made it, or has ended. Always true on a disk, or a system, without locks.
+    """
+    place = folder / job.clip
+    lock = place.with_name(f"{HIDDEN}{place.name}{_LOCK}")
+    try:
+        opened = _locked(lock, wait)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(lock, opened)
+
+
+def _locked(lock: Path, wait: bool) -> int | None:
+    """The file, opened and locked; None where it cannot be. Raises BlockingIOError: another process has it."""
+    while fcntl is not None:
+        try:
+            opened = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError:  # whatever it is, it is said of the clip when that is written
+            return None
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(opened), lock.stat()):
+                return opened
+        except BlockingIOError:
+            os.close(opened)
+            raise
+        except FileNotFoundError:
+            pass
+        except OSError:
+            _unlock(lock, opened)
+            return None
+        os.close(opened)  # whoever had it has removed it meanwhile
+    return None
+
+
+def _unlock(lock: Path, opened: int | None) -> None:
+    if opened is not None:
+        with suppress(OSError):
+            lock.unlink()  # before the lock is given back: what is there then is another one's
+        os.close(opened)
+
+
+# --- hidden files and folders
 
 @contextmanager
 def hidden(folder: Path) -> Iterator[Path]:
@@ -156,7 +217,10 @@ def sweep(folder: Path) -> None:
     """Removes what those left who were killed while they wrote, anywhere in the folder."""
     with suppress(OSError):
         for found in list(folder.rglob(HIDDEN + "*")):
-            if _is_left(found):
+            if found.name.endswith(_LOCK):
+                with suppress(BlockingIOError):
+                    _unlock(found, _locked(found, wait=False))
+            elif _is_left(found):
                 shutil.rmtree(found, ignore_errors=True)
 
 

@@ -24,8 +24,8 @@ OUT_OF_MEMORY = "out of memory: use fewer or smaller frames, --image-chunk, --va
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a job. ``status``: "made", "there" (before), "refused" (never to be tried again as it is), "failed",
-    or "unwritable" (so would be all others)."""
+    """What came of a job. ``status``: "made", "there" (before), "claimed" (another run is making it), "refused" (never
+    to be tried again as it is), "failed", or "unwritable" (so would be all others)."""
 
     status: str
     seconds: float = 0.0
@@ -40,11 +40,13 @@ class Result:
 class ClipWorker:
     """``ClipWorker(folder, "cuda", memory)(job)``: makes the clip of a job in the folder, unless it is there.
 
-    ``memory``: the switches of `txt2vid.load`. Models stay loaded until a job needs others.
+    ``memory``: the switches of `txt2vid.load`. ``wait``: for another run that is making the clip. Models stay loaded
+    until a job needs others.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", memory: Mapping[str, bool] | None = None):
-        self.folder, self.device, self.memory = folder, device, dict(memory or {})
+    def __init__(self, folder: Path, device: str = "auto", memory: Mapping[str, bool] | None = None,
+                 wait: bool = False):
+        self.folder, self.device, self.memory, self.wait = folder, device, dict(memory or {}), wait
         self._models: tuple[object, ...] = ()
         self._pipe: IVMixedPipeline | None = None
 
@@ -54,10 +56,10 @@ class ClipWorker:
             if not (self.folder / job.clip).parent.is_dir():
                 return Result("unwritable", message=f"{shown(str(self.folder))} is not on this machine, or is gone: "
                               "--out has to be on a disk that all machines share")
-            if store.is_done(self.folder, job):
-                return Result("there")
-            clip = self._make(job)
-            return self._keep(job, clip)
+            with store.claimed(self.folder, job, self.wait) as mine:
+                if store.is_done(self.folder, job):
+                    return Result("there")
+                return self._keep(job, self._make(job)) if mine else Result("claimed")
         except Refusal as error:
             return Result("refused", field=str(getattr(error, "field", "")), message=plain(error))
         except (NonFiniteError, MemoryError) as error:

@@ -73,7 +73,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += [f"| {one['measure']} | {one['of'] or 'another model'} | {one['value']:g} | {one['source']} |"
                   for one in found["published"]]
         lines += [""]
-    lines += [f"- {row['measure']}: {row['rests_on']}.{_spread(row)}" for row in found["rows"]]
+    alike: dict[str, list[str]] = {}  # measures by what is said of them
+    for row in found["rows"]:
+        alike.setdefault(f"{row['rests_on']}.{_spread(row)}", []).append(row["measure"])
+    lines += [f"- {', '.join(measures)}: {said}" for said, measures in alike.items()]
     lines += [f"- {note}" for note in found["notes"]]
     return "\n".join(lines) + "\n"
 

@@ -34,8 +34,8 @@ class NonFiniteError(ArithmeticError):
         super().__init__(
             f"IV-mixed: the latent became NaN or infinite in step {move.step + 1} of {steps}, after the {move.kind} "
             f"move of the {move.model} model at sigma {move.sigma:.3g}{guidance}. The usual cures: run the model in "
-            "full precision (--no-half, or 'Upcast cross attention layer to float32' in the settings), lower the "
-            "gammas, or try another checkpoint or motion module."
+            "full precision (AUTOMATIC1111: --no-half, Forge: --all-in-fp32, Forge Neo: --force-fp32, ivmixed: "
+            "--precision fp32), lower the gammas, or try another checkpoint or motion module."
         )
 
 

@@ -134,7 +134,7 @@ def test_bad_motion_is_refused(webui):
         pytest.skip("the motion is another extension's, which refuses as it does")
     for clip, words in (({"module": "mm_nowhere.ckpt"}, ["mm_nowhere.ckpt", "is not in the folders"]),
                         ({"frames": 65, "context": 64}, ["frames at a time, not 64"]),
-                        ({"frames": 1}, ["frames", "2 to 1024"])):
+                        ({"frames": 1, "context": 2}, ["frames", "2 to 1024"])):
         with pytest.raises(Refused) as refused:
             webui.generate(**clip)
         assert refused.value.status == 422

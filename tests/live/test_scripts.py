@@ -52,7 +52,7 @@ def test_prompt_matrix_makes_a_clip_of_each_prompt(built_in, sampler):
 def test_prompts_from_file_answers_with_clips(built_in):
     script = {"script_name": "prompts from file or textbox", "script_args": [False, False, "start", "one\ntwo"]}
     result = built_in.mixed(prompt="photo", motion=GIF, **script)
-    assert len(result.files) == 2
+    assert len(result.files) - len(gifs(result)) <= 1  # Forge main puts a picture of both before them
     assert gifs(result) == [gifs(built_in.mixed(prompt=f"{line} photo", motion=GIF))[0] for line in ("one", "two")]
 
 
@@ -91,7 +91,8 @@ def test_a_refiner_that_is_the_loaded_checkpoint_changes_nothing(webui):
     expected = webui.mixed()
     clip = webui.mixed(refiner_checkpoint=own, **fields)
     assert clip.frames == expected.frames and clip.field("Refiner") is None
-    others = [entry["title"] for entry in webui.call("/sdapi/v1/sd-models") if entry["title"] != own]
+    name = own.split(" [")[0]  # the setting has the file's hash or not
+    others = [entry["title"] for entry in webui.call("/sdapi/v1/sd-models") if not entry["title"].startswith(name)]
     if others:
         refused(webui, "refiner_checkpoint", "which is loaded", sampler_name=NAME, refiner_checkpoint=others[0],
                 **fields)

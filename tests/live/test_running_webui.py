@@ -25,6 +25,11 @@ def different(a, b):
     return all(x != y for x, y in zip(a, b))
 
 
+def furthest(a, b):
+    """The largest difference of two clips' values, of 255."""
+    return max(abs(x - y) for frames in zip(a, b, strict=True) for x, y in zip(*frames, strict=True))
+
+
 def without_motion(webui, frames=2, **fields):
     """The clip's frames as stills of their own."""
     return webui.generate(clip=False, batch_size=frames, **fields).frames[-frames:]
@@ -75,7 +80,10 @@ def test_empty_interval_is_the_hosts_own_sampler(webui, mixed, solver):
     again = webui.mixed(sampler_name=f"{NAME} {solver}", steps=3, options={"interval": [0, 0]})
     assert again.field("Sampler") == f"{NAME} {solver}"
     assert again.field("Schedule type") == own.field("Schedule type")
-    assert again.frames == own.frames
+    if solver == SOLVERS[1] and own.field("Version").startswith("neo"):
+        assert furthest(again.frames, own.frames) <= 1  # it multiplies by sigma / sigma, which need not be 1
+    else:
+        assert again.frames == own.frames
 
 
 def test_an_extra_loop_before_a_multistep_solver(webui, mixed):
@@ -197,7 +205,8 @@ def test_img2img(webui, mixed):
 
 
 def test_hires_fix(webui, mixed):
-    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "hr_second_pass_steps": 2,
+    latent = [mode["name"] for mode in webui.call("/sdapi/v1/latent-upscale-modes")]  # Forge Neo has none
+    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": (latent or ["None"])[0], "hr_second_pass_steps": 2,
               "denoising_strength": 0.8}
     if "hr_additional_modules" in webui.fields():  # Forge main fails without
         fields["hr_additional_modules"] = ["Use same choices"]

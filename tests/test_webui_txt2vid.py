@@ -214,7 +214,7 @@ class Page:
         given[:2] = ["task(x)", list(shown)]
         result = function(*given)
         assert len(result) == len(outputs)
-        return SimpleNamespace(**dict(zip(("message", "clip", "infotext", "strip", "shown", "log"), result)))
+        return SimpleNamespace(**dict(zip(("message", "clip", "infotext", "strip", "shown", "of_clip", "log"), result)))
 
 
 SMALL = {"steps": 4, "width": 32, "height": 32, "seed": 7, "motion_frames": 4, "motion_model": "v3.safetensors",
@@ -441,6 +441,8 @@ def test_the_tab_shows_what_will_be_used(page, tmp_path):
     assert 'role="alert"' in show(SimpleNamespace(name=str(tmp_path / "in" / "no.mp4")), 0, 4, 8)
     assert "drop it again" in show(SimpleNamespace(name=str(tmp_path / "gone.mp4")), 0, 4, 8)
     assert show(None, 0, 4, 8) == ""
+    theirs = page.host.module("page.txt2vid").ANIMATEDIFF
+    assert "Only built-in motion starts from a clip" in show(file, 0, 4, 8, theirs) and show(None, 0, 4, 8, theirs) == ""
 
 
 def test_the_price_in_the_tab_follows_the_clip(page, tmp_path):
@@ -461,8 +463,8 @@ def test_generate_starts_from_the_clip(page, tmp_path):
 def started(page, how, shown, infotext, frames=4, width=32, height=32):
     function, _, outputs = page.event(how)
     result = function(list(shown), infotext, frames, width, height)
-    assert len(result) == len(outputs) == 8
-    return SimpleNamespace(**dict(zip(("message", "start", "init_video", "extend", "frames", "strength", "width",
+    assert len(result) == len(outputs) == 9
+    return SimpleNamespace(**dict(zip(("message", "by", "start", "init_video", "extend", "frames", "strength", "width",
                                        "height"), result)))
 
 
@@ -471,6 +473,7 @@ def test_the_last_clip_starts_the_next_without_losses(page, formats):
     first = page.press("generate", by="built-in motion", motion_formats=formats, **SMALL)
     start = started(page, "restart", first.shown, first.infotext)
     assert start.extend == 0 and "press generate" in start.message.lower() and start.start["open"] is True
+    assert start.by == "built-in motion"  # AnimateDiff's cannot
     with Image.open(first.shown[0].whole[0]) as picture:
         expected = np.asarray(picture.convert("RGB"))
     frames = take(start.init_video, 4, 8).frames
@@ -501,9 +504,12 @@ def test_a_clip_is_made_larger(page):
 
 
 def test_without_a_clip_nothing_starts(page):
-    for shown, infotext in (([], ""), ([], "gone")):
-        assert "press Generate first" in started(page, "restart", shown, infotext).message
+    assert page.components["of_clip"].visible is False
+    assert "press Generate first" in started(page, "restart", [], "gone").message
+    refused = page.press("generate", by="built-in motion", **{**SMALL, "steps": None})
+    assert "visible" not in refused.of_clip
     first = page.press("generate", by="built-in motion", **SMALL)
+    assert first.of_clip["visible"] is True
     for file in first.shown[0].whole:
         file.unlink()
     assert "the files of this clip are gone" in started(page, "restart", first.shown, first.infotext).message

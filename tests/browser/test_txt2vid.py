@@ -220,7 +220,10 @@ def test_a_clip_is_dropped_shown_and_started_from(tab, tmp_path):
 
 
 def test_the_clip_on_the_page_starts_the_next(tab):
+    of_clip = [tab.page.locator(OWN + name) for name in ("restart", "extend", "upscale", "send")]
+    assert not any(button.is_visible() for button in of_clip)
     tab.press("generate")
+    assert all(button.is_visible() for button in of_clip)
     tab.page.locator(f"{OWN}extend").click()
     tab.page.locator(f"{OWN}message").get_by_text("begins with the last 1 frame of this one").wait_for()
     tab.page.locator(f"{OWN}motion_start_preview").get_by_text("The last 1 frame of init_video.png").wait_for()

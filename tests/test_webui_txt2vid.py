@@ -251,6 +251,19 @@ def test_where_animatediff_has_no_effect_it_is_not_offered(kind, tmp_path):
     assert radio.visible == (kind == "forge_previous")
 
 
+def test_labels_are_written_as_the_field_writes_them(page):
+    labels = {label for block in page.blocks.values() if (getattr(block, "elem_id", None) or "").find("ivmixed") >= 0
+              and isinstance(label := getattr(block, "label", None), str) and label}
+    assert {"ControlNet", "FPS", "Motion LoRAs", "FreeInit passes"} <= labels
+    for label in labels:
+        assert label[0].isupper() or label == "txt2vid", label
+        for name in ("ControlNet", "FPS", "CFG", "LoRA", "FreeInit", "IV-mixed"):
+            assert label.lower().count(name.lower()) == label.count(name), label
+        assert not label.startswith("Rho"), label
+    said = page.host.module("preview").evaluations
+    assert [said(count) for count in (1, 2)] == ["1 evaluation", "2 evaluations"]
+
+
 def test_generate_shows_the_clip_and_its_settings(page):
     shown = page.press("generate", by="built-in motion", **SMALL)
     assert shown.clip.count("<figure>") == 1

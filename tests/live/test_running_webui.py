@@ -134,7 +134,7 @@ def test_bad_motion_is_refused(webui):
         pytest.skip("the motion is another extension's, which refuses as it does")
     for clip, words in (({"module": "mm_nowhere.ckpt"}, ["mm_nowhere.ckpt", "is not in the folders"]),
                         ({"frames": 65, "context": 64}, ["frames at a time, not 64"]),
-                        ({"frames": 1}, ["frames", "2 to 1024"])):
+                        ({"frames": 1, "context": 2}, ["frames", "2 to 1024"])):
         with pytest.raises(Refused) as refused:
             webui.generate(**clip)
         assert refused.value.status == 422
@@ -147,7 +147,7 @@ def test_motion_of_two_extensions_is_refused(webui):
     other = WebUI(webui.url, *({ANIMATEDIFF, BUILT_IN} - {webui.motion}))
     with pytest.raises(Refused) as refused:
         webui.generate(alwayson_scripts={other.motion: {"args": [other.motion_arguments()]}})
-    assert refused.value.status == 422 and "motion already" in refused.value.text
+    assert refused.value.status == 422 and "cannot be used with AnimateDiff" in refused.value.text
 
 
 def test_without_motion_it_is_euler_and_says_so(webui, before):

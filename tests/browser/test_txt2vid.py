@@ -34,10 +34,12 @@ class ClipTab(Tab):
 
     def press(self, name, clips=1):
         """Presses a button and waits for so many new clips to play; the ones before it do not count."""
-        self.page.evaluate("id => document.querySelectorAll(id + 'clip figure').forEach((old) => old.dataset.old = '')", OWN)
+        self.page.evaluate(
+            "id => document.querySelectorAll(id + 'clip figure').forEach((old) => old.dataset.old = '')", OWN)
         self.page.locator(OWN + name).click()
         self.page.wait_for_function(
-            "([id, clips, size]) => { const all = [...document.querySelectorAll(id + 'clip figure:not([data-old]) img')];"
+            "([id, clips, size]) => {"
+            "const all = [...document.querySelectorAll(id + 'clip figure:not([data-old]) img')];"
             "return all.length === clips && all.every((clip) => clip.complete && clip.naturalWidth === size) }",
             arg=[OWN, clips, self.SIZE])
         self.page.wait_for_selector(".progressDiv", state="detached")
@@ -205,7 +207,7 @@ def test_an_infotext_is_pasted(tab):
     assert [tab.page.locator(f"{OWN}{name} {FIELD}").input_value() for name in (
         "steps", "seed", "motion_frames", "motion_fps")] == ["9", "3", "5", "12"]
     if by.is_visible():
-        assert by.locator("input:checked").input_value() == "built-in motion"
+        assert by.locator("input:checked").input_value() == "Built-in motion"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -75,7 +75,7 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     made.draw([first])
     with gr.Row():
         made.draw(others)
-    with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
+    with gr.Accordion("Motion strength, windows, LoRAs, formats", open=False, elem_id=elem_id("advanced")):
         made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
     with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])

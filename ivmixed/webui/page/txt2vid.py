@@ -41,7 +41,7 @@ from .panel import Panel, from_arguments
 
 TAB = "ivmixed_txt2vid"
 """The beginning of all element ids, and the tab's name among the host's paste buttons."""
-BUILT_IN, EXTENSION = "built-in motion", "AnimateDiff extension"
+BUILT_IN, EXTENSION = "Built-in motion", "AnimateDiff extension"
 LAST = 12
 """How many clips the strip has."""
 POSTER = 160, 160
@@ -231,7 +231,7 @@ class _Results:
                 self.shown, self.infotext, motion["frames"], host["width"], host["height"]])
 
 
-EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
+EMPTY = '<p class="ivmixed-detail ivmixed-empty">The clip will be here.</p>'
 
 
 _messages = itertools.count()
@@ -266,8 +266,8 @@ def start_from(how: str, shown: list[Shown], infotext: str, frames: int, width: 
     elif how == "upscale":
         size, strength = (min(2 * width, LARGEST), min(2 * height, LARGEST)), 0.5
         said = f"The next clip is this one at {size[0]}x{size[1]} pixels, half of it made anew."
-    return [f'<p role="status">{said} Press Generate.</p>', BUILT_IN, gr.update(open=True), file, extend, frames, strength,
-            *size]
+    message = f'<p role="status">{said} Press Generate.</p>'
+    return [message, BUILT_IN, gr.update(open=True), file, extend, frames, strength, *size]
 
 
 def _whole(entry: Shown) -> str:

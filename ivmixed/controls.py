@@ -42,13 +42,13 @@ class MotionControls(OptionSet):
     the overlap is no less than the context."""
 
     motion_strength: Gamma = declare(
-        Curve(0, 2, step=0.05), 1.0, "IV-mixed motion strength", advanced=True, group="motion",
+        Curve(0, 2, step=0.05), 1.0, "IV-mixed motion strength", title="Motion strength", advanced=True, group="motion",
         help="How much of what the motion module adds is taken: 0 makes stills, 1 is the module, 2 twice as much; a "
              "number, a ramp such as 1 to 0, or keyframes over the steps",
     )
     motion_strength_frames: Gamma = declare(
         Curve(0, 2, step=0.05, over="frame", last=MOST_FRAMES - 1), 1.0, "IV-mixed motion strength frames",
-        advanced=True, group="motion",
+        title="Motion strength over the frames", advanced=True, group="motion",
         help="The same over the frames of the clip, which multiplies it: 0=1 12=0 comes to rest at frame 12",
     )
     attention_scale: float = declare(

@@ -23,7 +23,8 @@
     /** Scrolls to the results where the clip would not be seen: on a narrow page, or far down. */
     function bringIntoView(results, clip) {
         const {top} = clip.getBoundingClientRect();
-        if (top >= 0 && top < innerHeight / 3) return;
+        const lowest = matchMedia("(max-width: 767px)").matches ? 1 / 3 : 3 / 5; // as style.css has the columns
+        if (top >= 0 && top < innerHeight * lowest) return;
         results.scrollIntoView({block: "start"});
     }
 

@@ -261,12 +261,13 @@ def test_the_image_model_may_take_fewer_frames_at_a_time(host, chunk, sizes):
 
 
 def test_two_motions_at_once_are_refused(host):
-    p = request(host)
-    params = host.animatediff.AnimateDiffProcess(model="v3", video_length=4, batch_size=4)
-    p.script_args = host.arguments({MOTION: [{"model": "v3.safetensors", "frames": 4}], "AnimateDiff": [params]})
-    with pytest.raises(host.sampler.RefusedError, match="motion already"):
-        host.run(p)
-    assert not host.motion.AnimateDiffMM.mm_injected
+    for module in ("v3", "gone"):  # with one that is not there AnimateDiff stops, and the host only logs it
+        p = request(host)
+        params = host.animatediff.AnimateDiffProcess(model=module, video_length=4, batch_size=4)
+        p.script_args = host.arguments({MOTION: [{"model": "v3.safetensors", "frames": 4}], "AnimateDiff": [params]})
+        with pytest.raises(host.sampler.RefusedError, match="cannot be used with AnimateDiff: that puts motion"):
+            host.run(p)
+        assert not host.motion.AnimateDiffMM.mm_injected and host.evaluations == []
 
 
 def test_motion_of_ours_goes_in_once(host):

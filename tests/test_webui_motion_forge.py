@@ -125,7 +125,7 @@ def test_two_motions_at_once_are_refused(host, sampler):
     p = host.clip(sampler, frames=4, context=4, steps=3)
     mine = host.arguments({MOTION: [{"model": V3, "frames": 4}]})
     p.script_args = tuple(a if a is not None and a is not False else b for a, b in zip(p.script_args, mine))
-    with pytest.raises(host.sampler.RefusedError, match="motion already"):
+    with pytest.raises(host.sampler.RefusedError, match="cannot be used with AnimateDiff"):
         host.run(p)
     assert torch.equal(host.run(host.still("Euler")), still)
     assert host.run(request_of(host)).shape[0] == 4

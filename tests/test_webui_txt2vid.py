@@ -214,7 +214,7 @@ class Page:
         given[:2] = ["task(x)", list(shown)]
         result = function(*given)
         assert len(result) == len(outputs)
-        return SimpleNamespace(**dict(zip(("message", "clip", "infotext", "strip", "shown", "log"), result)))
+        return SimpleNamespace(**dict(zip(("message", "clip", "infotext", "strip", "shown", "of_clip", "log"), result)))
 
 
 SMALL = {"steps": 4, "width": 32, "height": 32, "seed": 7, "motion_frames": 4, "motion_model": "v3.safetensors",
@@ -251,8 +251,21 @@ def test_where_animatediff_has_no_effect_it_is_not_offered(kind, tmp_path):
     assert radio.visible == (kind == "forge_previous")
 
 
+def test_labels_are_written_as_the_field_writes_them(page):
+    labels = {label for block in page.blocks.values() if (getattr(block, "elem_id", None) or "").find("ivmixed") >= 0
+              and isinstance(label := getattr(block, "label", None), str) and label}
+    assert {"ControlNet", "FPS", "Motion LoRAs", "FreeInit passes"} <= labels
+    for label in labels:
+        assert label[0].isupper() or label == "txt2vid", label
+        for name in ("ControlNet", "FPS", "CFG", "LoRA", "FreeInit", "IV-mixed"):
+            assert label.lower().count(name.lower()) == label.count(name), label
+        assert not label.startswith("Rho"), label
+    said = page.host.module("preview").evaluations
+    assert [said(count) for count in (1, 2)] == ["1 evaluation", "2 evaluations"]
+
+
 def test_generate_shows_the_clip_and_its_settings(page):
-    shown = page.press("generate", by="built-in motion", **SMALL)
+    shown = page.press("generate", by="Built-in motion", **SMALL)
     assert shown.clip.count("<figure>") == 1
     assert re.search(r'<img src="file=[^"]*/IV-mixed/[^"]*\.gif" alt="IV-mixed">', shown.clip)
     assert "Evaluations 14 Seconds" in text_of(shown.clip) and "Flicker" in shown.clip
@@ -263,8 +276,8 @@ def test_generate_shows_the_clip_and_its_settings(page):
 
 
 def test_compare_shows_both(page):
-    first = page.press("generate", by="built-in motion", **SMALL)
-    shown = page.press("compare", shown=first.shown, by="built-in motion", **SMALL)
+    first = page.press("generate", by="Built-in motion", **SMALL)
+    shown = page.press("compare", shown=first.shown, by="Built-in motion", **SMALL)
     assert re.findall(r"<figcaption>([^<]*)", shown.clip) == ["plain", "IV-mixed"]
     assert "plain IV-mixed Evaluations 4 14 Seconds" in text_of(shown.clip)
     assert [size_of(poster) for poster, _ in shown.strip["value"]] == [(64, 32), (32, 32)]
@@ -273,7 +286,7 @@ def test_compare_shows_both(page):
 
 
 def test_the_panel_of_the_tab_acts(page):
-    shown = page.press("generate", by="built-in motion", ivmixed_gamma_go="6 to 4", ivmixed_interval_end=50, **SMALL)
+    shown = page.press("generate", by="Built-in motion", ivmixed_gamma_go="6 to 4", ivmixed_interval_end=50, **SMALL)
     assert "IV-mixed gamma go: 6 to 4" in shown.infotext and "IV-mixed interval: 0 to 50" in shown.infotext
 
 
@@ -281,33 +294,33 @@ def test_the_strip_has_the_last_clips_alone(page, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "poster.png")
     entry = page.host.module("page.txt2vid").Shown(
         "page", "infotext", tmp_path / "poster.png", "label", (), 8.0)
-    shown = page.press("generate", shown=[entry] * 12, by="built-in motion", **SMALL)
+    shown = page.press("generate", shown=[entry] * 12, by="Built-in motion", **SMALL)
     assert len(shown.shown) == len(shown.strip["value"]) == 12
     assert shown.shown[1] is entry and shown.shown[0] is not entry
 
 
 def test_the_page_says_what_is_wrong(any_host, caplog):
     page = Page(any_host)
-    shown = page.press("generate", by="built-in motion", **{**SMALL, "ivmixed_interval_start": 80,
+    shown = page.press("generate", by="Built-in motion", **{**SMALL, "ivmixed_interval_start": 80,
                                                           "ivmixed_interval_end": 20})
     assert text_of(shown.message).startswith("No clip was made: interval = [80, 20] is not allowed; allowed: [start")
     assert 'role="alert"' in shown.message and shown.log.startswith("<div class='performance'>")
     assert "value" not in shown.clip  # it stays as it is
-    again = page.press("generate", by="built-in motion", **{**SMALL, "motion_model": "gone"})
+    again = page.press("generate", by="Built-in motion", **{**SMALL, "motion_model": "gone"})
     assert "model = 'gone' is not in the folders" in html.unescape(again.message)
     assert any_host.errors.reports == []  # the host's has all that it was called with
     assert [record.getMessage().split(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
         "no clip", "no clip"]
     for name, value in ("steps", None), ("steps", 1001), ("width", "x"), ("height", -1), ("seed", 0.5), (
             "cfg_scale", [7]):
-        shown = page.press("generate", by="built-in motion", **{**SMALL, name: value})
+        shown = page.press("generate", by="Built-in motion", **{**SMALL, name: value})
         assert f"{name} = {value!r} is not allowed" in html.unescape(shown.message)
-    assert page.press("generate", by="built-in motion", **SMALL).infotext
+    assert page.press("generate", by="Built-in motion", **SMALL).infotext
 
 
 def test_what_nobody_foresaw_is_said_too(page, monkeypatch, caplog):
     monkeypatch.setattr(page.host.processing, "process_images", lambda p: 1 / 0)
-    shown = page.press("generate", by="built-in motion", **SMALL)
+    shown = page.press("generate", by="Built-in motion", **SMALL)
     assert "the WebUI stopped with ZeroDivisionError (division by zero)" in text_of(shown.message)
     assert "Traceback" in caplog.text and "ivmixed-clips" not in caplog.text
 
@@ -316,9 +329,9 @@ def test_a_poster_that_cannot_be_written_loses_no_clip(page, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 
-    first = page.press("generate", by="built-in motion", **SMALL)
+    first = page.press("generate", by="Built-in motion", **SMALL)
     monkeypatch.setattr(page.host.module("scratch"), "folder", full)
-    shown = page.press("generate", shown=first.shown, by="built-in motion", **SMALL)
+    shown = page.press("generate", shown=first.shown, by="Built-in motion", **SMALL)
     assert shown.clip.count("<figure>") == 1 and shown.message == ""
     assert shown.shown == first.shown and len(shown.strip["value"]) == 1
 
@@ -347,8 +360,8 @@ def choices_of(component):
 
 @pytest.mark.parametrize("extension, built_in, by, listed", [
     (("theirs.ckpt",), ("v1.safetensors",), "AnimateDiff extension", ["theirs.ckpt"]),
-    ((), ("v1.safetensors",), "built-in motion", ["v1.safetensors"]),
-    ((), (), "built-in motion", []),
+    ((), ("v1.safetensors",), "Built-in motion", ["v1.safetensors"]),
+    ((), (), "Built-in motion", []),
 ])
 def test_the_first_source_that_has_a_module_is_the_default(host, extension, built_in, by, listed):
     page = with_sources(host, extension, built_in)
@@ -364,7 +377,7 @@ def test_another_source_has_another_list(host):
     page = with_sources(host, ["theirs.ckpt"], ["v1.safetensors"])
     change, inputs, _ = page.event("by")
     assert [component.elem_id for component in inputs] == [TAB + "motion_model", TAB + "by"]
-    model, missing = change("theirs.ckpt", "built-in motion")
+    model, missing = change("theirs.ckpt", "Built-in motion")
     assert sorted(model["choices"]) == ["theirs.ckpt", "v1.safetensors"] and model["value"] == "theirs.ckpt"
     model, missing = change("v1.safetensors", "AnimateDiff extension")
     assert model["choices"] == ["theirs.ckpt"] and model["value"] == "theirs.ckpt" and not missing["visible"]
@@ -377,10 +390,10 @@ def test_a_module_that_comes_is_found_and_chosen(host):
     assert f"put one into {home}" in text_of(refused.message)
     (home / "v3.safetensors").touch()
     refresh, _, _ = page.event("motion_refresh_model")
-    model, missing = refresh(page.components["motion_missing"].value, "built-in motion")
+    model, missing = refresh(page.components["motion_missing"].value, "Built-in motion")
     assert model["choices"] == ["v3.safetensors"] and model["value"] == "v3.safetensors" and not missing["visible"]
-    assert "value" not in refresh("", "built-in motion")[0]  # what is chosen stays
-    assert page.press("generate", by="built-in motion", **SMALL).message == ""
+    assert "value" not in refresh("", "Built-in motion")[0]  # what is chosen stays
+    assert page.press("generate", by="Built-in motion", **SMALL).message == ""
 
 
 @pytest.mark.parametrize("kind, title", [("forge_main", "Txt2vid"), ("reforge", "txt2vid")])
@@ -390,7 +403,7 @@ def test_the_tab_is_named_as_its_neighbours_are(kind, title, tmp_path):
 
 
 def test_infotext_comes_back_into_the_tab(page):
-    shown = page.press("generate", by="built-in motion", ivmixed_z_percent=50, **{
+    shown = page.press("generate", by="Built-in motion", ivmixed_z_percent=50, **{
         **SMALL, "steps": 5, "motion_fps": 12})
     fields = page.host.infotext_utils.paste_fields["ivmixed_txt2vid"]
     params = page.host.infotext_utils.parse(shown.infotext.split("\n")[-1])
@@ -441,6 +454,9 @@ def test_the_tab_shows_what_will_be_used(page, tmp_path):
     assert 'role="alert"' in show(SimpleNamespace(name=str(tmp_path / "in" / "no.mp4")), 0, 4, 8)
     assert "drop it again" in show(SimpleNamespace(name=str(tmp_path / "gone.mp4")), 0, 4, 8)
     assert show(None, 0, 4, 8) == ""
+    theirs = page.host.module("page.txt2vid").ANIMATEDIFF
+    assert "Only built-in motion starts from a clip" in show(file, 0, 4, 8, theirs)
+    assert show(None, 0, 4, 8, theirs) == ""
 
 
 def test_the_price_in_the_tab_follows_the_clip(page, tmp_path):
@@ -453,7 +469,7 @@ def test_the_price_in_the_tab_follows_the_clip(page, tmp_path):
 
 
 def test_generate_starts_from_the_clip(page, tmp_path):
-    shown = page.press("generate", by="built-in motion", motion_init_video=SimpleNamespace(
+    shown = page.press("generate", by="Built-in motion", motion_init_video=SimpleNamespace(
         name=str(with_clip(tmp_path))), denoising_strength=0.25, **SMALL)
     assert shown.message == "" and "Denoising strength: 0.25" in shown.infotext
 
@@ -461,30 +477,31 @@ def test_generate_starts_from_the_clip(page, tmp_path):
 def started(page, how, shown, infotext, frames=4, width=32, height=32):
     function, _, outputs = page.event(how)
     result = function(list(shown), infotext, frames, width, height)
-    assert len(result) == len(outputs) == 8
-    return SimpleNamespace(**dict(zip(("message", "start", "init_video", "extend", "frames", "strength", "width",
+    assert len(result) == len(outputs) == 9
+    return SimpleNamespace(**dict(zip(("message", "by", "start", "init_video", "extend", "frames", "strength", "width",
                                        "height"), result)))
 
 
 @pytest.mark.parametrize("formats", [["GIF", "PNG"], ["WebP"]])
 def test_the_last_clip_starts_the_next_without_losses(page, formats):
-    first = page.press("generate", by="built-in motion", motion_formats=formats, **SMALL)
+    first = page.press("generate", by="Built-in motion", motion_formats=formats, **SMALL)
     start = started(page, "restart", first.shown, first.infotext)
     assert start.extend == 0 and "press generate" in start.message.lower() and start.start["open"] is True
+    assert start.by == "Built-in motion"  # AnimateDiff's cannot
     with Image.open(first.shown[0].whole[0]) as picture:
         expected = np.asarray(picture.convert("RGB"))
     frames = take(start.init_video, 4, 8).frames
     assert np.array_equal(frames[0], expected) and len({frame.tobytes() for frame in frames}) == 4
-    again = page.press("generate", shown=first.shown, by="built-in motion", denoising_strength=0.25,
+    again = page.press("generate", shown=first.shown, by="Built-in motion", denoising_strength=0.25,
                        motion_init_video=SimpleNamespace(name=start.init_video), **SMALL)
     assert again.message == "" and "Denoising strength: 0.25" in again.infotext
 
 
 def test_a_clip_is_extended(page):
-    first = page.press("generate", by="built-in motion", **SMALL)
+    first = page.press("generate", by="Built-in motion", **SMALL)
     start = started(page, "extend", first.shown, first.infotext)
     assert (start.extend, start.strength) == (1, 1.0) and "last 1 frame of this one" in start.message
-    again = page.press("generate", by="built-in motion", denoising_strength=start.strength, motion_extend=start.extend,
+    again = page.press("generate", by="Built-in motion", denoising_strength=start.strength, motion_extend=start.extend,
                        motion_init_video=SimpleNamespace(name=start.init_video), **SMALL)
     assert again.message == "" and "IV-mixed motion extend: 1" in again.infotext
     files = first.shown[0].whole[-1], again.shown[0].whole[0]
@@ -494,16 +511,19 @@ def test_a_clip_is_extended(page):
 
 
 def test_a_clip_is_made_larger(page):
-    first = page.press("generate", by="built-in motion", **SMALL)
+    first = page.press("generate", by="Built-in motion", **SMALL)
     start = started(page, "upscale", first.shown, first.infotext)
     assert (start.width, start.height, start.strength, start.extend) == (64, 64, 0.5, 0)
     assert "64x64 pixels" in start.message
 
 
 def test_without_a_clip_nothing_starts(page):
-    for shown, infotext in (([], ""), ([], "gone")):
-        assert "press Generate first" in started(page, "restart", shown, infotext).message
-    first = page.press("generate", by="built-in motion", **SMALL)
+    assert page.components["of_clip"].visible is False
+    assert "press Generate first" in started(page, "restart", [], "gone").message
+    refused = page.press("generate", by="Built-in motion", **{**SMALL, "steps": None})
+    assert "visible" not in refused.of_clip
+    first = page.press("generate", by="Built-in motion", **SMALL)
+    assert first.of_clip["visible"] is True
     for file in first.shown[0].whole:
         file.unlink()
     assert "the files of this clip are gone" in started(page, "restart", first.shown, first.infotext).message

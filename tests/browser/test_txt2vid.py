@@ -5,7 +5,7 @@ from ivmixed import PRESETS
 from ivmixed.clips.media import write_clip
 
 from ..test_webui_start import colours
-from .test_panel import Tab, colour, contrast
+from .test_panel import FIELD, Tab, colour, contrast
 
 OWN = "#ivmixed_txt2vid_"
 
@@ -195,6 +195,46 @@ def test_a_preset_with_another_cfg_scale_says_so_and_sets_it(tab):
     tab.page.wait_for_function(f"() => document.querySelector('{OWN}cfg_scale input[type=number]').value === '7.5'")
 
 
+def test_an_infotext_is_pasted(tab):
+    by = tab.page.locator(f"{OWN}by")
+    if by.is_visible():
+        by.get_by_text("AnimateDiff extension").click()
+    line = ("Steps: 9, Sampler: IV-mixed, CFG scale: 6, Seed: 3, IV-mixed form: II-II, IV-mixed motion: "
+            "v3.safetensors, IV-mixed motion frames: 5, IV-mixed motion fps: 12")
+    tab.page.locator(f"{OWN}prompt textarea").fill(f"a boat\nNegative prompt: blurry\n{line}")
+    tab.page.locator(f"{OWN}paste").click()
+    tab.says("picture", "II-II")
+    assert tab.page.locator(f"{OWN}prompt textarea").input_value() == "a boat"
+    assert [tab.page.locator(f"{OWN}{name} {FIELD}").input_value() for name in (
+        "steps", "seed", "motion_frames", "motion_fps")] == ["9", "3", "5", "12"]
+    if by.is_visible():
+        assert by.locator("input:checked").input_value() == "Built-in motion"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_of_text_are_those_of_the_style(browser, url, theme):
+    """Against gradio's `.prose *`, which has a colour for all that HTML components hold."""
+    with ClipTab(browser, url, theme) as tab:
+        tab.unfold()
+        tab.set(tab.PREFIX + "interval_start", 60)
+        tab.set(tab.PREFIX + "interval_end", 20)
+        tab.says("picture", "is not allowed")
+        tab.page.locator(f"{OWN}generate").click()
+        tab.page.wait_for_selector(f"{OWN}message [role=alert]")
+        tab.page.wait_for_selector(".progressDiv", state="detached")
+        for selector, name in ((f"{OWN}message .ivmixed-error", "bad"), (f"{OWN}clip .ivmixed-detail", "subdued"),
+                               (tab.PREFIX + "picture .ivmixed-error", "bad"), (".ivmixed-info", "subdued")):
+            made = tab.page.evaluate("""([selector, name]) => {
+                const element = document.querySelector(selector);
+                const wanted = element.parentElement.appendChild(document.createElement("i"));
+                wanted.style.setProperty("color", `var(--ivmixed-${name})`, "important");
+                const colours = [element, wanted, document.body].map((one) => getComputedStyle(one).color);
+                wanted.remove();
+                return colours;
+            }""", [selector, name])
+            assert made[0] == made[1] != made[2], selector
+
+
 @pytest.mark.parametrize("width", [400, 1300])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
@@ -223,7 +263,10 @@ def test_a_clip_is_dropped_shown_and_started_from(tab, tmp_path):
 
 
 def test_the_clip_on_the_page_starts_the_next(tab):
+    of_clip = [tab.page.locator(OWN + name) for name in ("restart", "extend", "upscale", "send")]
+    assert not any(button.is_visible() for button in of_clip)
     tab.press("generate")
+    assert all(button.is_visible() for button in of_clip)
     tab.page.locator(f"{OWN}extend").click()
     tab.page.locator(f"{OWN}message").get_by_text("begins with the last 1 frame of this one").wait_for()
     tab.page.locator(f"{OWN}motion_start_preview").get_by_text("The last 1 frame of init_video.png").wait_for()

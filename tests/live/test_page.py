@@ -4,10 +4,12 @@ import os
 import pytest
 
 from ivmixed import PRESETS
+from ivmixed.clips.media import write_clip
 
 from ..browser.conftest import browser  # noqa: F401  a fixture
 from ..browser.test_panel import PREFIX, Tab
 from ..browser.test_txt2vid import OWN, ClipTab
+from ..test_webui_start import colours
 
 pytestmark = pytest.mark.live
 
@@ -122,6 +124,60 @@ def test_an_interrupt(tab):
     tab.page.locator(f"{OWN}interrupt").click()
     tab.page.wait_for_selector(f"{OWN}clip figure img")
     assert "interrupted" in tab.text("clip")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Half a second to start from: every third frame is taken at the tab's 8 a second."""
+    write_clip(tmp_path / "in.gif", colours(12, 64), 24, {})
+    return tmp_path / "in.gif"
+
+
+def test_a_clip_is_dropped_and_started_from(tab, clip):
+    tab.page.locator(f"{OWN}motion_start > .label-wrap").click()
+    tab.page.locator(f"{OWN}motion_init_video input[type=file]").set_input_files(clip)
+    preview = tab.page.locator(f"{OWN}motion_start_preview")
+    preview.get_by_text("4 frames of init_video.gif, 8 a second from its start.").wait_for()
+    assert preview.locator("img").evaluate("image => image.naturalWidth") > 200
+    tab.set(OWN + "denoising_strength", 0.5)
+    tab.says("price", "4 evaluations")  # 2 of 3 steps
+    tab.press("compare", clips=2)
+    assert "Denoising strength: 0.5" in tab.text("clip") and "Evaluations\t2\t4" in tab.text("clip")
+
+
+def test_the_clip_on_the_page_starts_the_next(tab):
+    assert not tab.page.locator(f"{OWN}restart").is_visible()
+    tab.press("generate")
+    for button, said, size, words in (
+            ("restart", "The next clip starts from this one", 64, "IV-mixed motion start"),
+            ("extend", "begins with the last 1 frame of this one", 64, "IV-mixed motion extend: 1"),
+            ("upscale", "The next clip is this one at 128x128 pixels", 128, "Size: 128x128")):
+        tab.page.locator(OWN + button).click()
+        tab.page.locator(f"{OWN}message").get_by_text(said).wait_for()
+        tab.page.locator(f"{OWN}motion_start_preview").get_by_text("of init_video.png").wait_for()
+        tab.SIZE = size
+        tab.press("generate")
+        assert words in tab.text("clip")
+    assert tab.page.locator(f"{OWN}strip img").count() == 4
+
+
+def test_img2img_starts_from_a_clip(webui, browser, url, clip):  # noqa: F811
+    motion = "#script_img2img_ivmixed_motion_"
+    with LiveTab(browser, url, width=1300) as tab:
+        tab.page.locator("#tabs button", has_text="img2img").first.click()
+        tab.choose("#img2img_sampling", "IV-mixed")
+        for name, value in (("steps", 3), ("width", 64), ("height", 64), ("seed", 7), ("denoising_strength", 0.5)):
+            tab.set(f"#img2img_{name}", value)
+        tab.page.locator(f"{motion}open > .label-wrap").click()
+        tab.set(f"{motion}frames", 4)
+        tab.choose(f"{motion}model", webui.module)
+        tab.page.locator(f"{motion}start > .label-wrap").click()
+        tab.page.locator(f"{motion}init_video input[type=file]").set_input_files(clip)
+        tab.page.locator(f"{motion}start_preview").get_by_text("4 frames of init_video.gif").wait_for()
+        tab.page.locator("#img2img_generate").click()
+        tab.page.wait_for_function(
+            "() => document.querySelector('#html_info_img2img')?.textContent.includes('IV-mixed: 4 evaluations')")
+        assert "IV-mixed motion start: " in tab.page.locator("#html_info_img2img").first.inner_text()  # gradio 3: two
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

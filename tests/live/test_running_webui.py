@@ -155,7 +155,7 @@ def test_motion_of_two_extensions_is_refused(webui):
     other = WebUI(webui.url, *({ANIMATEDIFF, BUILT_IN} - {webui.motion}))
     with pytest.raises(Refused) as refused:
         webui.generate(alwayson_scripts={other.motion: {"args": [other.motion_arguments()]}})
-    assert refused.value.status == 422 and "motion already" in refused.value.text
+    assert refused.value.status == 422 and "cannot be used with AnimateDiff" in refused.value.text
 
 
 def test_without_motion_it_is_euler_and_says_so(webui, before):

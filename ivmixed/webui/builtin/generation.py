@@ -30,6 +30,7 @@ from ...patch import replaced
 from ...untrusted import shown
 from .. import hosts, log, request, selectable
 from ..errors import RefusedError, refusing
+from ..extensions import animatediff
 from ..motion import ClipMotion
 from ..page import settings
 from . import start
@@ -291,6 +292,9 @@ def _along(text: str, travel: Travel | None, frames: int) -> list[str]:
 
 def _check(p: Any, options: MotionOptions) -> None:
     """Raises OptionError for what a request cannot have with built-in motion."""
+    if animatediff.asked(p) is not None:  # also where its own module does not fit: the host would only log that
+        raise ConflictError("model", options.model, "AnimateDiff", because="that puts motion into the UNet already",
+                            remedy="switch AnimateDiff off, or IV-mixed motion")
     pictures = getattr(p, "init_images", None)
     if pictures is not None and options.free_init > 1:
         raise ConflictError("free_init", options.free_init, "img2img", because="its clips begin with pictures, and not "

@@ -89,7 +89,7 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
     try:
         price = preview.in_words(_price(_plan(from_arguments(arguments), host), host))
     except OptionError as error:
-        price = f"refused: {error}"
+        price = f"refused: {_without_name(error)}"
     if host.get("sampler", NAME) not in SAMPLERS:
         price = f"not in use: the sampling method is {host['sampler']}"
     try:
@@ -98,11 +98,15 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
         name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
         figure = _figure(options, host, *_about(known.get(name or ""), host))
     except OptionError as error:
-        return [_words("ivmixed-error", str(error)), _answer(price), gr.update()]
+        return [_words("ivmixed-error", _without_name(error)), _answer(price), gr.update()]
     name = name or presets.CUSTOM
     # an update closes the list, which may be open just now
     update = gr.update() if name == preset else gr.update(choices=[presets.CUSTOM, *known], value=name)
     return [figure, _answer(price), update]
+
+
+def _without_name(error: OptionError) -> str:
+    return str(error).removeprefix(f"{NAME}: ")  # the panel has it
 
 
 def _plan(options: Options, host: dict[str, Any]) -> Any:

@@ -27,10 +27,12 @@ from . import form
 
 
 class Source(NamedTuple):
-    """Where motion comes from: the names of the motion modules that it can use now, and the folder to put one into."""
+    """Where motion comes from: the names of the motion modules that it can use now, and the folder to put one into;
+    ``starts``: whether its clips can start from another."""
 
     names: Callable[[], list[str]]
     folder: Callable[[], Path]
+    starts: bool = True
 
 
 BUILT_IN = Source(lambda: list(generation.files()), lambda: Path(paths.models_path, "AnimateDiff"))
@@ -73,29 +75,33 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     made.draw([first])
     with gr.Row():
         made.draw(others)
-    with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
+    with gr.Accordion("Motion strength, windows, LoRAs, formats", open=False, elem_id=elem_id("advanced")):
         made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
     with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])
         more()
         if starts:
-            _preview(elem_id, made)
+            _preview(elem_id, made, by, sources)
     return made
 
 
-def _preview(elem_id: Callable[[str], str], made: form.Form) -> None:
+def _preview(elem_id: Callable[[str], str], made: form.Form, by: Any, sources: Mapping[Any, Source]) -> None:
     """Below the clip to start from: what will be used of it."""
     named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
     shown = gr.HTML("", elem_id=elem_id("start_preview"))
-    for name in ("init_video", "extend", "frames", "fps"):
-        named[name].change(preview_start, inputs=[named[name] for name in ("init_video", "extend", "frames", "fps")],
-                           outputs=[shown], show_progress="hidden", queue=False)
+    inputs = [*(named[name] for name in ("init_video", "extend", "frames", "fps")), *([] if by is None else [by])]
+    for component in inputs:
+        component.change(lambda *values: preview_start(*values[:4], sources[(*values[4:], None)[0]]), inputs=inputs,
+                         outputs=[shown], show_progress="hidden", queue=False)
 
 
-def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
+def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any, source: Source = BUILT_IN) -> str:
     """What a clip will begin with: in words, and some of the frames."""
     if init_video is None:
         return ""
+    if not source.starts:
+        return ('<p role="alert" class="ivmixed-error">Only built-in motion starts from a clip: choose it under '
+                "Motion comes from, or take the clip out.</p>")
     try:
         options = MotionOptions(init_video=form.uploaded(MotionOptions.option("init_video"), init_video),
                                 extend=extend, frames=frames, fps=fps)

@@ -41,7 +41,7 @@ from .panel import Panel, from_arguments
 
 TAB = "ivmixed_txt2vid"
 """The beginning of all element ids, and the tab's name among the host's paste buttons."""
-BUILT_IN, EXTENSION = "built-in motion", "AnimateDiff extension"
+BUILT_IN, EXTENSION = "Built-in motion", "AnimateDiff extension"
 LAST = 12
 """How many clips the strip has."""
 POSTER = 160, 160
@@ -174,7 +174,7 @@ def _usable_by_animatediff() -> list[str]:
     return sorted(name for name in generation.files(folder) if (folder / name).is_file())
 
 
-ANIMATEDIFF = Source(_usable_by_animatediff, animatediff.folder)
+ANIMATEDIFF = Source(_usable_by_animatediff, animatediff.folder, starts=False)
 
 
 def _has_animatediff() -> bool:
@@ -188,13 +188,12 @@ class _Results:
 
     def __init__(self) -> None:
         self.message = gr.HTML("", elem_id=f"{TAB}_message")
-        with gr.Row():
-            self.compare, self.send = (
-                gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{name}")
-                for name, text in (("compare", "Compare with plain"), ("send", "Send to txt2img")))
-        with gr.Row():
-            self.starts = {how: gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{how}") for how, text in (
-                ("restart", "Start from this clip"), ("extend", "Extend"), ("upscale", "Upscale"))}
+        self.compare = gr.Button("Compare with plain", size="sm", elem_id=f"{TAB}_compare")
+        with gr.Row(visible=False, elem_id=f"{TAB}_of_clip") as self.of_clip:  # there is no clip yet
+            self.restart, self.extend, self.upscale, self.send = (
+                gr.Button(text, size="sm", min_width=120, elem_id=f"{TAB}_{name}") for name, text in (
+                    ("restart", "Start from this clip"), ("extend", "Extend"), ("upscale", "Upscale"),
+                    ("send", "Send to txt2img")))
         with gr.Column(elem_id=f"{TAB}_clip_frame"), gr.Column(elem_id=f"{TAB}_clip_box"):
             self.clip = gr.HTML(EMPTY, elem_id=f"{TAB}_clip")
         self.log = gr.HTML("", elem_id=f"{TAB}_log")
@@ -207,13 +206,13 @@ class _Results:
         """What the buttons do; ``read`` makes the wish of the values of ``components``."""
         task = gr.Textbox(visible=False)  # the page puts the id of the task there
         inputs = [task, self.shown, *components]
-        outputs = [self.message, self.clip, self.infotext, self.strip, self.shown, self.log]
+        outputs = [self.message, self.clip, self.infotext, self.strip, self.shown, self.of_clip, self.log]
         for event, make in ((toprow.submit.click, clip_request.make), (toprow.prompt.submit, clip_request.make),
                             (self.compare.click, clip_request.compare)):
             def generate(id_task: str, shown: list[Shown], *values: Any, make: Any = make) -> list[Any]:
                 return generated(lambda: make(read(*values)), shown)
 
-            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 5), inputs=inputs, outputs=outputs,
+            event(wrap_gradio_gpu_call(generate, extra_outputs=[gr.update()] * 6), inputs=inputs, outputs=outputs,
                   _js=f"(...values) => ivMixedSubmit('{TAB}', values.slice(0, {len(inputs)}))", show_progress=False)
         self.strip.select(choose, inputs=[self.shown], outputs=[self.clip, self.infotext], show_progress="hidden",
                           queue=False)
@@ -221,19 +220,18 @@ class _Results:
             paste_button=self.send, tabname="txt2img", source_text_component=self.infotext,
             source_image_component=None))
 
-
     def connect_starts(self, settings: _Settings) -> None:
         """The buttons that put the shown clip into the settings of the next one."""
         host = dict(zip((option.name for option in HostSettings.declared()), settings.host.components))
         motion = dict(zip((option.name for option in form.ordered(MotionOptions)), settings.motion.components))
-        outputs = [self.message, settings.motion.start, motion["init_video"], motion["extend"], motion["frames"],
-                   host["denoising_strength"], host["width"], host["height"]]
-        for how, button in self.starts.items():
+        outputs = [self.message, settings.by, settings.motion.start, motion["init_video"], motion["extend"],
+                   motion["frames"], host["denoising_strength"], host["width"], host["height"]]
+        for how, button in (("restart", self.restart), ("extend", self.extend), ("upscale", self.upscale)):
             button.click(partial(start_from, how), show_progress="hidden", queue=False, outputs=outputs, inputs=[
                 self.shown, self.infotext, motion["frames"], host["width"], host["height"]])
 
 
-EMPTY = '<p class="ivmixed-detail">The clip will be here.</p>'
+EMPTY = '<p class="ivmixed-detail ivmixed-empty">The clip will be here.</p>'
 
 
 _messages = itertools.count()
@@ -253,11 +251,11 @@ def start_from(how: str, shown: list[Shown], infotext: str, frames: int, width: 
     entry = next((entry for entry in shown if entry.infotext == infotext), None)
     try:
         if entry is None:
-            raise MediaError("there is no clip to start from yet: press Generate first")
+            raise MediaError("this clip is not among the last ones any more: press Generate first")
         file = _whole(entry)
     except (MediaError, OSError) as error:
         words = html.escape(str(error).removeprefix("IV-mixed: "))
-        return [f'<p role="alert" class="ivmixed-error">{words}</p>', *[gr.update()] * 7]
+        return [f'<p role="alert" class="ivmixed-error">{words}</p>', *[gr.update()] * 8]
     kept = min(KEPT, max(1, frames // 4))
     extend, strength, size = 0, gr.update(), (width, height)
     said = "The next clip starts from this one: the denoising strength says how much of it is made anew."
@@ -268,7 +266,8 @@ def start_from(how: str, shown: list[Shown], infotext: str, frames: int, width: 
     elif how == "upscale":
         size, strength = (min(2 * width, LARGEST), min(2 * height, LARGEST)), 0.5
         said = f"The next clip is this one at {size[0]}x{size[1]} pixels, half of it made anew."
-    return [f'<p role="status">{said} Press Generate.</p>', gr.update(open=True), file, extend, frames, strength, *size]
+    message = f'<p role="status">{said} Press Generate.</p>'
+    return [message, BUILT_IN, gr.update(open=True), file, extend, frames, strength, *size]
 
 
 def _whole(entry: Shown) -> str:
@@ -300,13 +299,13 @@ def generated(make: Callable[[], list[ClipResult]], shown: list[Shown]) -> list[
         # no two are the same, so that the page sees each come
         message = (f'<p role="alert" class="ivmixed-error ivmixed-message" data-message="{next(_messages)}">'
                    f"No clip was made: {html.escape(words)}</p>")
-        return [message, *[gr.update()] * 4, ""]
+        return [message, *[gr.update()] * 5, ""]
     return ["", *show(made, shown)]
 
 
 def show(made: Sequence[ClipResult], shown: list[Shown]) -> list[Any]:
-    """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, what is to be said.
-    """
+    """What the page shows of finished clips: the clips, their infotext, the strip of the last ones, the buttons for the
+    shown one, what is to be said."""
     last = made[-1]
     for clip in made:
         if clip.file is not None:
@@ -322,7 +321,7 @@ def show(made: Sequence[ClipResult], shown: list[Shown]) -> list[Any]:
         register_tmp_file(shared.demo, str(entry.poster))
     said = "".join(dict.fromkeys(clip.comments for clip in made))
     strip = gr.update(value=[(str(entry.poster), entry.label) for entry in there], visible=bool(there))
-    return [page, last.infotext, strip, there, plaintext_to_html(said, classname="comments")]
+    return [page, last.infotext, strip, there, gr.update(visible=True), plaintext_to_html(said, classname="comments")]
 
 
 def _poster(made: Sequence[ClipResult]) -> Path:

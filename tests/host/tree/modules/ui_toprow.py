@@ -9,6 +9,9 @@ from modules import shared
 class Toprow:
     def __init__(self, is_img2img, is_compact=False, id_part=None):
         self.id_part = id_part or ("img2img" if is_img2img else "txt2img")
+        self.prompt = self.negative_prompt = self.ui_styles = self.paste = None
+        if is_compact:  # these are made one by one, where the tab asks for them
+            return
         with gr.Row(elem_id=f"{self.id_part}_toprow"):
             with gr.Column(scale=6):
                 self.prompt = gr.Textbox(label="Prompt", elem_id=f"{self.id_part}_prompt", lines=3, value="")

@@ -160,9 +160,12 @@ KINDS = ("video", "image", "outer video", "outer image")
 
 
 def evaluations(plan: Plan, times: int = 1) -> dict[str, int]:
-    """How often each of `KINDS` is made where a plan is run so many times."""
-    kinds = ["outer " * (move.reuse == "features") + move.model for move in plan.moves if move.evaluates]
-    return {kind: times * kinds.count(kind) for kind in KINDS}
+    """How often each of `KINDS` is made where a plan is run so many times, and how often each kind of those in which
+    the image model sees other frames, as in "image, neighbours"."""
+    kinds = ["outer " * (move.reuse == "features") + move.model
+             + f", {plan.image_attention}" * (move.model == "image" and plan.image_attention != "own")
+             for move in plan.moves if move.evaluates]
+    return {kind: times * kinds.count(kind) for kind in dict.fromkeys([*KINDS, *kinds])}
 
 
 def freeinit(x: Tensor, noise: Tensor, fresh: Tensor, sigma: float) -> Tensor:

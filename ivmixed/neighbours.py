@@ -20,8 +20,8 @@ def check_attention(plan: Plan, frames: int, at_once: int) -> None:
     if plan.image_attention != "own" and frames > at_once and plan.count("image"):
         raise ConflictError(
             "image_attention", plan.image_attention, f"{at_once} frames at once",
-            because=f"the image model would not have all {frames} frames of the clip before it", remedy="take own, or a "
-            f"clip of {at_once} frames")
+            because=f"a frame cannot see those of the {frames} that are not evaluated with it",
+            remedy=f"take own, or a clip of {at_once} frames")
 
 
 @contextmanager

@@ -365,8 +365,8 @@ class Options(OptionSet):
     )
     image_attention: str = declare(
         Choice(ATTENTIONS), "own", "IV-mixed image attention", advanced=True,
-        help="Which frames the image model's self-attention sees: a frame its own alone, its neighbours too, for texture "
-             "that boils less, or the first one too; all frames have to be evaluated at once",
+        help="Which frames the image model's self-attention sees: own alone, neighbours too, for texture that boils "
+             "less, or the first one too; the clip must be no longer than the context",
     )
     schedule_match: str = declare(
         Choice(("sigma", "timestep")), "sigma", "IV-mixed schedule match", advanced=True,

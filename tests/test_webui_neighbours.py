@@ -80,15 +80,15 @@ def test_prompt_and_negative_prompt_apart(together):
 def test_a_clip_longer_than_the_context_is_refused(kind):
     with attentive(kind) as host:
         p = host.clip(options={"image_attention": "first"}, frames=6, context=4, steps=3)
-        with pytest.raises(HTTPException, match="image_attention = 'first' cannot be used with 4 frames at once") as error:
+        with pytest.raises(HTTPException, match="'first' cannot be used with 4 frames at once") as refused:
             host.run(p)
-        assert error.value.status_code == 422 and not host.evaluations
+        assert refused.value.status_code == 422 and not host.evaluations
 
 
 def test_and_in_the_prompt_is_refused_where_it_makes_rows_between_the_frames():
     with attentive("a1111") as host:
         p = host.clip(options={"image_attention": "first", "image_prompt": "a castle AND a bird"}, frames=4, context=4)
-        with pytest.raises(HTTPException, match="image_attention = 'first' cannot be used with image_prompt.*AND puts rows"):
+        with pytest.raises(HTTPException, match="AND puts rows between the frames"):
             host.run(p)
         assert not host.evaluations
 

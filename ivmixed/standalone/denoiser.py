@@ -75,8 +75,9 @@ class Denoiser:
     ``unet``: UNetMotionModel, UNet3DConditionModel or UNet2DConditionModel. ``schedule``: the noise table that it was
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (clips, tokens, width), the encoded
     prompts; with ``travels``, of one clip, (frames, tokens, width), one for each frame. ``chunk``: at most so many
-    frames at once (image models only; what they see of others, `Plan.image_attention`, is of these). ``told``: what the network is told besides, as arguments of its ``forward``.
-    ``motion``: windows and strength of a UNetMotionModel's motion; without it all frames are seen at once.
+    frames at once (image models only, which then see no others, `Plan.image_attention`). ``told``: what the network is
+    told besides, as arguments of its ``forward``. ``motion``: windows and strength of a UNetMotionModel's motion;
+    without it all frames are seen at once.
 
     Before every evaluation it is told by `expect` which move it is for. Where that is one whose prediction serves again
     (`ivmixed.predictions`), only what guidance 1 or 0 has left out before costs a network call.

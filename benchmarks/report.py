@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ivmixed.cost import OUTER, WHOLE
+from ivmixed.cost import of_evaluation
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class Row:
     @property
     def price(self) -> float:
         """The evaluations for what they cost in arithmetic, in evaluations of the video model."""
-        return sum(count * (OUTER if kind.startswith("outer") else WHOLE)[kind.split()[-1]]
-                   for kind, count in self.evaluations.items())
+        price = 0.0
+        for kind, count in self.evaluations.items():
+            model, _, attention = kind.removeprefix("outer ").partition(", ")
+            price += count * of_evaluation(model, kind.startswith("outer"), attention or "own")
+        return price
 
 
 def save(path: Path, rows: Sequence[Row]) -> None:

@@ -1,7 +1,8 @@
 """``python -m benchmarks.search``: looks for settings in some worlds, with a budget, and tells what they do in others.
 
 The space: where the image model takes over, how (at once, in turns, with fresh noise), who has the last word, how
-strong its guidance is, and how many extra loops of which gamma there are besides. Points are drawn at random and then
+strong its guidance is, how much of its detail is averaged over neighbouring frames, and how many extra loops of which
+gamma there are besides. Points are drawn at random and then
 near the best so far: those on the front of price against one of the measures. What is reported was made with other
 seeds, and in worlds that were not searched too.
 """
@@ -48,6 +49,8 @@ class Point:
     """Where it takes over the latent is noised by so many levels, and the image model comes down from there."""
     cfg: float = 1.0
     """Guidance of its steps, in units of the CFG scale."""
+    smoothing: int = 0
+    """`Options.finish_smoothing`."""
     loops: float = 0.0
     """`Options.active_percent`, of the steps before it takes over; 0 is no loop."""
     gamma: float = 4.0
@@ -57,14 +60,15 @@ class Point:
         rest = ", ".join(f"{name} {value:g}" for name, value in asdict(self).items()
                          if value != getattr(Point(), name) and name != "finish" and (name != "gamma" or self.loops))
         options = Options(interval=(0, 100 - self.finish) if self.loops else (0, 0), active_percent=self.loops,
-                          gamma_go=self.gamma, gamma_back=self.gamma, finish_percent=self.finish)
+                          gamma_go=self.gamma, gamma_back=self.gamma, finish_percent=self.finish,
+                          finish_smoothing=self.smoothing)
         return Setting(f"finish {self.finish} %" + f", {rest}" * bool(rest), "finish", options,
                        edit=partial(edited, self, cfg_scale))
 
 
 CHOICES = {"finish": (0, 10, 15, 20, 25, 30, 40, 50), "turns": (0, 0, 2, 4, 8), "last": (0, 0, 1, 2),
-           "noise": (0, 0, 1, 2), "cfg": (1.0, 1.0, 0.7, 0.4, 0.2), "loops": (0.0, 0.0, 12.5, 25.0, 50.0),
-           "gamma": (1.0, 2.0, 4.0)}
+           "noise": (0, 0, 1, 2), "cfg": (1.0, 1.0, 0.7, 0.4, 0.2), "smoothing": (0, 0, 25, 50, 75, 100),
+           "loops": (0.0, 0.0, 12.5, 25.0, 50.0), "gamma": (1.0, 2.0, 4.0)}
 """The values of each; a value that stands twice is drawn twice as often."""
 
 

@@ -78,6 +78,20 @@ def _settings() -> Iterator[Setting]:
                   late(60, reuse_percent=83.35, reused="features"))
     for share in (10, 15, 20, 25, 30, 40):
         yield Setting(f"finish {share} %", "finish", Options(interval=(0, 0), finish_percent=share))
+    for share in (25, 50, 75, 100):
+        yield Setting(f"finish 15 %, smoothed {share} %", "finish",
+                      Options(interval=(0, 0), finish_percent=15, finish_smoothing=share))
+    for share in (20, 40):
+        yield Setting(f"finish {share} %, smoothed 50 %", "finish",
+                      Options(interval=(0, 0), finish_percent=share, finish_smoothing=50))
+    for sees in ("neighbours", "first"):
+        yield Setting(f"finish 15 %, {sees} seen", "finish",
+                      Options(interval=(0, 0), finish_percent=15, image_attention=sees))
+    yield Setting("finish 15 %, smoothed 50 %, neighbours seen", "finish",
+                  Options(interval=(0, 0), finish_percent=15, finish_smoothing=50, image_attention="neighbours"))
+    for share in (50, 75):
+        yield Setting(f"every 8th step, finish 15 %, smoothed {share} %", "finish",
+                      Options(active_percent=12.5, finish_percent=15, finish_smoothing=share))
     for count, share in (("8th", 12.5), ("4th", 25)):
         yield Setting(f"every {count} step, finish 20 %", "finish", Options(active_percent=share, finish_percent=20))
     yield Setting("stills", "finish", Options(interval=(0, 0), finish_percent=100))
@@ -160,9 +174,12 @@ KINDS = ("video", "image", "outer video", "outer image")
 
 
 def evaluations(plan: Plan, times: int = 1) -> dict[str, int]:
-    """How often each of `KINDS` is made where a plan is run so many times."""
-    kinds = ["outer " * (move.reuse == "features") + move.model for move in plan.moves if move.evaluates]
-    return {kind: times * kinds.count(kind) for kind in KINDS}
+    """How often each of `KINDS` is made where a plan is run so many times, and how often each kind of those in which
+    the image model sees other frames, as in "image, neighbours"."""
+    kinds = ["outer " * (move.reuse == "features") + move.model
+             + f", {plan.image_attention}" * (move.model == "image" and plan.image_attention != "own")
+             for move in plan.moves if move.evaluates]
+    return {kind: times * kinds.count(kind) for kind in dict.fromkeys([*KINDS, *kinds])}
 
 
 def freeinit(x: Tensor, noise: Tensor, fresh: Tensor, sigma: float) -> Tensor:

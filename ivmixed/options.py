@@ -260,6 +260,10 @@ first three are the paper's; the next three the benchmarks have figures for."""
 IMAGE_RESIZES = ("change", "nearest", "bilinear", "area")
 """Ways to bring the latents to the image model's size and back. The released ModelScope loop takes "nearest"."""
 
+ATTENTIONS = ("own", "neighbours", "first")
+"""The frames that self-attention of the image model sees, see `ivmixed.neighbours`: a frame's own alone, those before
+and after it too, or the first one too."""
+
 _PERCENT = Number(0, 100, unit="%")
 _GAMMA = Curve(0, 30)
 
@@ -353,6 +357,16 @@ class Options(OptionSet):
         Choice(("timesteps", "steps")), "timesteps", "IV-mixed finish by", advanced=True,
         help="What finish percent is a share of: the image model's timesteps, so that it takes over at one noise level "
              "whatever the steps and takes at least 4, or half of a short run; or the steps",
+    )
+    finish_smoothing: float = declare(
+        _PERCENT, 0.0, "IV-mixed finish smoothing", advanced=True,
+        help="How much of the detail that the image model adds in the last steps is averaged over a frame and its two "
+             "neighbours, for texture that boils less: from 0, not at all, to 100, the mean of the three",
+    )
+    image_attention: str = declare(
+        Choice(ATTENTIONS), "own", "IV-mixed image attention", advanced=True,
+        help="Which frames the image model's self-attention sees: own alone, neighbours too, for texture that boils "
+             "less, or the first one too; the clip must be no longer than the context",
     )
     schedule_match: str = declare(
         Choice(("sigma", "timestep")), "sigma", "IV-mixed schedule match", advanced=True,

@@ -90,6 +90,11 @@ class Plan:
     """(height, width) of the latent in image evaluations, in latent pixels; None: the clip's own size."""
     image_resize: str = "nearest"
     """How the latent is brought to that size and back: one of `ivmixed.options.IMAGE_RESIZES`."""
+    image_attention: str = "own"
+    """Which frames the image model's self-attention sees: one of `ivmixed.options.ATTENTIONS`."""
+    smoothing: float = 0.0
+    """How much of the detail that the image model adds in ordinary moves is averaged over neighbouring frames, 0 to
+    1."""
     rescale: float = 0.0
     """How far the extra loop's moves are rescaled, 0 to 1: each asks about its latent at guidance 1 once more, which a
     denoiser can answer from memory (a move whose ``reuse`` is "prediction")."""
@@ -307,7 +312,7 @@ def make_plan(
         moves.append(Move(model, "ordinary", label(model, a), a, b, None, i))
         asked.add(model)
     return Plan(options.form, steps, tuple(moves), solver, image_latent(options, vae_scale), options.image_resize,
-                options.guidance_rescale)
+                options.image_attention, options.finish_smoothing / 100, options.guidance_rescale)
 
 
 def _levels(sigmas: Sequence[float]) -> list[float]:

@@ -122,6 +122,7 @@ def sample_iv_mixed(
     noise = noise_sampler or (lambda sigma, sigma_next: torch.randn_like(x))
     solver = SOLVERS[plan.solver](step_noise_sampler or noise, sigmas.dtype, _table(model))
     level = float(sigmas[0])
+    settled: Tensor | None = None  # what the video model saw last in an ordinary move
     asked: dict[str, tuple[Tensor, Tensor, float]] = {}  # of each model's latest evaluation: x, x in its dtype, sigma
 
     def ask(move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,6 +152,10 @@ def sample_iv_mixed(
                         denoised = x - move.sigma_from * eps
                     if away:
                         denoised = _brought_back(whole, x, denoised - x, plan.image_resize)
+                    if move.model == "video":
+                        settled = denoised
+                    elif plan.smoothing and settled is not None:
+                        denoised = settled + _smoothed(denoised - settled, plan.smoothing)
                     if callback is not None:
                         sigma = sigmas[move.step]
                         callback({"x": whole, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
@@ -205,6 +210,15 @@ def _rescaled(eps: Tensor, cond: Tensor, share: float) -> Tensor:
     of_clip = [0, -3, -2, -1]
     goal, own = (value.std(of_clip, correction=0, keepdim=True) for value in (cond, eps))
     return eps * (1 - share + share * goal / own.clamp(min=1e-12))
+
+
+def _smoothed(detail: Tensor, share: float) -> Tensor:
+    """Detail (frames, ...) averaged over each frame and its neighbours, ``share`` of the way to the mean of the three.
+
+    Beyond the ends of the clip its first and its last frame go on.
+    """
+    before, after = torch.cat([detail[:1], detail[:-1]]), torch.cat([detail[1:], detail[-1:]])
+    return detail + share / 3 * (before - 2 * detail + after)
 
 
 def _carry(x: Tensor, level: float, to: float) -> Tensor:

@@ -307,8 +307,11 @@ def test_an_evaluation_of_outer_layers_costs_what_their_work_is():
     for model in ("video", "image"):
         assert costs.WHOLE[model] == round(work[model] / work["video"], 2)
         assert costs.OUTER[model] == round(work[f"outer {model}"] / work["video"], 2)
-    row = Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1}, {})
-    assert row.price == pytest.approx(3 + 2 * 0.72 + 4 * 0.07 + 0.06)
+    for sees in ("neighbours", "first"):
+        assert costs.SEEING[sees] == tuple(
+            round((work[f"{kind}, {sees}"] - work[kind]) / work["video"], 2) for kind in ("image", "outer image"))
+    row = Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1, "image, first": 5}, {})
+    assert row.price == pytest.approx(3 + 2 * 0.72 + 4 * 0.07 + 0.06 + 5 * 0.83)
 
 
 @pytest.mark.thorough

@@ -133,6 +133,8 @@ def test_defaults_are_the_published_setting():
         "z_pattern": "even",
         "loop_order": "denoise-first",
         "finish_by": "timesteps",
+        "finish_smoothing": 0.0,
+        "image_attention": "own",
         "schedule_match": "sigma",
         "above_sigma_max": "clamp",
         "image_size": None,

@@ -174,7 +174,7 @@ def test_round_trip_through_json(options, sigmas, schedules):
 
 @pytest.mark.parametrize("changed", [
     {"solver": "dpmpp_2m_sde"}, {"rescale": 0.5}, {"image_size": (64, 48)}, {"image_resize": "area"},
-    {"form": "other"}, {"steps": 7},
+    {"image_attention": "first"}, {"smoothing": 0.5}, {"form": "other"}, {"steps": 7},
     {"moves": (dataclasses.replace(make_plan(Options(), LEVELS).moves[2], reuse="features"),)},
 ])
 def test_json_carries_every_field(changed):

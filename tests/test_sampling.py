@@ -148,6 +148,32 @@ def test_a_finishing_step_above_the_image_models_table(solver):
         torch.testing.assert_close(result, first + added, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_the_detail_of_the_finish_is_averaged_over_neighbours(share):
+    """Written out: of what the image model sees beyond what the video model saw last, in Euler's steps."""
+    video, image = video_and_image()
+    x, levels = noisy(torch.float64), torch.tensor(LEVELS, dtype=torch.float64)
+    plan = make_plan(Options(interval=(0, 0), finish_percent=40, finish_smoothing=100 * share), LEVELS)
+    result = run(plan, x, sigmas=levels)
+    for a, b in zip(LEVELS[:3], LEVELS[1:]):
+        settled, x = x - a * video.eps(x, a, CFG), x + (b - a) * video.eps(x, a, CFG)
+    weights = torch.zeros(len(x), len(x), dtype=torch.float64)
+    for frame in range(len(x)):
+        for other in (frame - 1, frame, frame + 1):
+            weights[frame, min(max(other, 0), len(x) - 1)] += share / 3
+        weights[frame, frame] += 1 - share
+    for a, b in zip(LEVELS[3:], LEVELS[4:]):
+        detail = x - a * image.eps(x, a, CFG) - settled
+        x = x + (b - a) * (x - settled - torch.tensordot(weights, detail, 1)) / a
+    torch.testing.assert_close(result, x, rtol=0, atol=1e-9)
+
+
+def test_without_a_step_of_the_video_model_there_is_nothing_to_average():
+    plans = [make_plan(Options(interval=(0, 0), finish_percent=100, finish_smoothing=share), LEVELS)
+             for share in (0, 100)]
+    assert torch.equal(*(run(plan, noisy()) for plan in plans))
+
+
 @pytest.mark.parametrize("way", IMAGE_RESIZES)
 def test_a_finishing_step_at_twice_the_size(way):
     """A model of pixels finds the same there; a smaller size than the clip's would leave noise, and is refused."""

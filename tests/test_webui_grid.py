@@ -58,7 +58,8 @@ TEXTS = {"form": ["IV-IV", "RV-IV"], "reused": ["prediction"],
          "gamma_go": "6 to 2, 4", "gamma_back": "0=6 100=2, 3", "gamma_image_go": "6 to 2, 4",
          "gamma_image_back": "0=6 100=2, 3", "image_size": "64x32, 32x32", "image_resize": ["change", "area"],
          "image_prompt": "a castle, a <b>", "image_negative_prompt": "noise", "image_checkpoint": [""],
-         "controlnet": ["both", "image"], "finish_by": ["timesteps", "steps"]}
+         "controlnet": ["both", "image"], "finish_by": ["timesteps", "steps"],
+         "image_attention": ["own", "first"], "finish_smoothing": "0, 50"}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         world = World(numbers)
         own = true_rows(world, args.seeds, args.clips)
         for setting in chosen(args.setting):
-            if setting.options.reused == "features":
+            if setting.options.reused == "features" or setting.options.image_attention != "own":
                 continue  # there is no network here that has any
             own += evaluate(world, setting, args.seeds, args.clips)
         print(f"\n{numbers}\n\n{table(own)}", flush=True)

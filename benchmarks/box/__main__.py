@@ -92,12 +92,14 @@ def main(argv: list[str] | None = None) -> None:
                         help=f"only this; may be repeated: {'; '.join(s.name for s in SETTINGS)}".replace("%", "%%"))
     parser.add_argument("--clips", type=int, default=216, help="for each setting (default: %(default)s)")
     parser.add_argument("--groups", type=int, default=4, help="parts whose spread is told (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of captions and noise (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--features", type=Path, metavar="FILE", help="keep the trained network of features here")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every row as JSON, setting by setting")
     args = parser.parse_args(argv)
     network = trained(args.features)
-    prompts = captions(args.clips, 1)
+    prompts = captions(args.clips, args.seed)
+    noise = 40_000 * args.seed - 30_000  # of the first clips; of drawn ones and the features it is below that
     real = drawn(prompts, 1_000)
     known = features_of(network, real)
     parts = [slice(k * args.clips // args.groups, (k + 1) * args.clips // args.groups) for k in range(args.groups)]
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     model = Box()
     for setting in chosen(args.setting):
         begun = time.perf_counter()
-        rows += rows_of(setting.name, *make(model, setting, prompts, args.steps, 10_000))
+        rows += rows_of(setting.name, *make(model, setting, prompts, args.steps, noise))
         print(f"{setting.name}: {time.perf_counter() - begun:.0f} s", flush=True)
         if args.out:
             save(args.out, rows)

@@ -5,6 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ivmixed.features import DeepFeatures
+from ivmixed.neighbours import attending
+from ivmixed.options import ATTENTIONS
 from ivmixed.standalone.denoiser import deep_layers, image_view
 
 from .networks import WORDS, make
@@ -12,7 +14,8 @@ from .networks import WORDS, make
 
 @torch.no_grad()
 def work_of(frames: int, width: int, height: int, small: bool = False) -> dict[str, float]:
-    """Floating point operations of an evaluation (cond and uncond) of each kind: "video", "image", "outer video", ...
+    """Floating point operations of an evaluation (cond and uncond) of each kind: "video", "image", "outer video",
+    "image, neighbours", ...
 
     Of matrix products, convolutions and attention alone. ``width``, ``height``: pixels. Nothing is computed.
     """
@@ -26,8 +29,10 @@ def work_of(frames: int, width: int, height: int, small: bool = False) -> dict[s
     count: dict[str, float] = {}
     for model, network in (("video", unet), ("image", image_view(unet))):
         features = DeepFeatures(deep_layers(network))
-        for name, around in ((model, features.recorded), (f"outer {model}", features.replayed)):
-            with FlopCounterMode(display=False) as counter, around():
-                network(latents[model], timestep, encoder_hidden_states=words, return_dict=False)
-            count[name] = float(counter.get_total_flops())
+        for sees in ATTENTIONS if model == "image" else ("own",):
+            end = "" if sees == "own" else f", {sees}"
+            for name, around in ((model, features.recorded), (f"outer {model}", features.replayed)):
+                with FlopCounterMode(display=False) as counter, around(), attending(network, sees, frames):
+                    network(latents[model], timestep, encoder_hidden_states=words, return_dict=False)
+                count[name + end] = float(counter.get_total_flops())
     return count

@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
 from ..features import DeepFeatures
+from ..neighbours import attending
 from ..plan import Move, Plan
 from ..predictions import Predictions
 from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
@@ -74,8 +75,9 @@ class Denoiser:
     ``unet``: UNetMotionModel, UNet3DConditionModel or UNet2DConditionModel. ``schedule``: the noise table that it was
     trained on. ``prediction``: "epsilon" or "v_prediction". ``uncond``, ``cond``: (clips, tokens, width), the encoded
     prompts; with ``travels``, of one clip, (frames, tokens, width), one for each frame. ``chunk``: at most so many
-    frames at once (image models only). ``told``: what the network is told besides, as arguments of its ``forward``.
-    ``motion``: windows and strength of a UNetMotionModel's motion; without it all frames are seen at once.
+    frames at once (image models only, which then see no others, `Plan.image_attention`). ``told``: what the network is
+    told besides, as arguments of its ``forward``. ``motion``: windows and strength of a UNetMotionModel's motion;
+    without it all frames are seen at once.
 
     Before every evaluation it is told by `expect` which move it is for. Where that is one whose prediction serves again
     (`ivmixed.predictions`), only what guidance 1 or 0 has left out before costs a network call.
@@ -94,6 +96,7 @@ class Denoiser:
         self._predictions = Predictions()
         self._again = False
         """They serve the evaluation that comes next."""
+        self._attention = "own"
         self.kept: tuple[Tensor, Tensor] | None = None
         """A clip without noise, like x, and where it stays as it is (1) or is made anew (0): an inpainting model's
         answer is that clip there, as in the hosts' ``CFGDenoiser``."""
@@ -105,6 +108,7 @@ class Denoiser:
         if not move.evaluates:
             return
         self._level = move.sigma
+        self._attention = plan.image_attention if move.model == "image" else "own"
         if self.motion is not None:
             self.motion.expect(move, plan)
         self._around_network = nullcontext
@@ -157,7 +161,9 @@ class Denoiser:
         rows = clips.flatten(0, 1).repeat(len(contexts), 1, 1, 1)
         context = torch.cat([context[part] if self.travels else context.repeat(len(clips), 1, 1)
                              for context in contexts])
-        return [out.unflatten(0, clips.shape[:2]) for out in self._network(rows, context).chunk(len(contexts))]
+        with attending(self.unet, self._attention, *clips.shape[:2]):
+            out = self._network(rows, context)
+        return [part.unflatten(0, clips.shape[:2]) for part in out.chunk(len(contexts))]
 
     def _video(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         def call(rows: Tensor | slice) -> list[Tensor]:

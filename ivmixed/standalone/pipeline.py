@@ -22,6 +22,7 @@ from ..controls import MOST_FRAMES, MotionControls, check_reuse
 from ..kinds import Pair
 from ..motion import Travel, sample_again
 from ..motion.noise import order_of
+from ..neighbours import check_attention
 from ..options import ConflictError, OptionError, Options
 from ..plan import Move, Plan, image_latent, make_plan
 from ..released import RELEASED, released_plan
@@ -167,7 +168,8 @@ class IVMixedPipeline:
         the ordinary step is taken, one of `ivmixed.plan.SOLVERS` ("euler", or that of the loop, where not given);
         ``spacing``: where the timesteps lie, see `plan_of`;
         ``loop``: one of the authors' released loops instead of the sampler's own moves; ``plan``: your own moves
-        instead of both. ``image_chunk``: frames that the image model takes at once (all where not given).
+        instead of both. ``image_chunk``: frames that the image model takes at once (all where not given);
+        where its attention sees other frames that has to be all of them.
         ``fps``: frames a second that VideoCrafter2 is told (28 where not given). ``playback_fps``: at which the clip is
         shown; where it is not given ``fps``, unless that is told to the model, and else 8.
         ``latents``: the noise to begin with, (frames, channels, height, width) in latent pixels, variance 1, instead of
@@ -200,6 +202,9 @@ class IVMixedPipeline:
             check_reuse(options, frames, motion.context)
         plan = plan or self.plan(steps, options, cfg_scale=cfg_scale, solver=solver, spacing=spacing, loop=loop,
                                  strength=None if init is None else strength)
+        if self.is_animatediff and frames > motion.context:
+            image_chunk = image_chunk or motion.context
+        check_attention(plan, frames, image_chunk or frames)
         begun = time.perf_counter()
         unet = self.video.unet
         device, scale = self.video._execution_device, self.video.vae_scale_factor
@@ -208,8 +213,6 @@ class IVMixedPipeline:
                                   generator=torch.Generator().manual_seed(seed))
             latents = latents[order_of(motion, frames, seed)]
         acting = ClipMotion(motion, frames) if self.is_animatediff else None
-        if acting is not None and frames > motion.context:
-            image_chunk = image_chunk or motion.context
         start = None if init is None else self.encode(init).to(device)
         if start is not None and not plan.moves:
             try:
@@ -255,6 +258,8 @@ class IVMixedPipeline:
                 image_model=image, plan=plan, on_move=on_move, on_step_end=on_step_end, disable=not progress,
                 noise_sampler=noise,
             )
+            if plan.smoothing and video.kept is not None:  # what other frames have there was averaged in
+                x = torch.lerp(x, *video.kept)
             return x / table.input_norm(last)
 
         try:

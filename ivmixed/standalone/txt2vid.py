@@ -16,6 +16,7 @@ from ..clips.encode import Frames
 from ..clips.source import crop_and_resize, take
 from ..controls import check_reuse
 from ..motion.module import Distilled
+from ..neighbours import check_attention
 from ..options import ConflictError, OptionError
 from ..plan import Plan
 from ..schedule import Schedule
@@ -147,7 +148,8 @@ def check(settings: Settings) -> None:
                             because="the mask has the clip's size", remedy="leave it empty")
     for video in _videos(settings):
         take(video, settings.frames, playback(settings), fit=_small)
-    plan(settings)
+    at_once = frames if most is None else min(frames, settings.context)
+    check_attention(plan(settings), frames, settings.image_chunk or at_once)
 
 
 def check_words(settings: Settings) -> None:

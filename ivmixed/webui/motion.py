@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from .page import settings
+
 
 class ClipMotion(Protocol):
     """AnimateDiff's motion or the built-in one. What one of them needs nothing for is here as it is then."""
@@ -22,6 +24,11 @@ class ClipMotion(Protocol):
     missing_sigmas: Tensor | None = None
     """The noise levels that it was trained on, one a timestep, float32, where the sampler is to put them into the host;
     None: they are there."""
+
+    @property
+    def image_context(self) -> int:
+        """Frames that the image model takes at a time."""
+        return settings.chunk(self.context)
 
     @abstractmethod
     def checkpoint_sigmas(self) -> Tensor:

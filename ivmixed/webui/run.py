@@ -42,8 +42,8 @@ class Strategy(Protocol):
     def check(self, options: WebUIOptions) -> None:
         """Raises OptionError for what a clip cannot have on this host."""
 
-    def begin(self, options: WebUIOptions, plan: Plan) -> None:
-        """Before the first evaluation of ``plan``. Raises OptionError."""
+    def begin(self, options: WebUIOptions, plan: Plan, frames: int) -> None:
+        """Before the first evaluation of ``plan``, for a latent of ``frames`` frames. Raises OptionError."""
 
     def model_of(self, move: Move) -> AbstractContextManager[None]:
         """Within the block, which is one evaluation, the host's denoiser is the move's model, or what that predicted.

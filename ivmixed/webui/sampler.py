@@ -17,6 +17,7 @@ from modules.sd_samplers_kdiffusion import KDiffusionSampler
 
 from .. import ConflictError, OptionError, Plan, Schedule, make_plan, sample_iv_mixed
 from ..controls import check_reuse
+from ..neighbours import check_attention
 from ..patch import replaced
 from . import NAME, hosts, log, request, timing
 from .errors import RefusedError, refusing
@@ -94,7 +95,7 @@ class Sampler(KDiffusionSampler):
         with refusing():
             options, plan = self._planned(x, sigmas)
             kept.asks_video = plan.count("video") > 0
-            strategy.begin(options, plan)
+            strategy.begin(options, plan, len(x))
         has_motion = strategy.motion is not None
         said = f"{plan.evaluations} evaluations" if has_motion else NO_MOTION
         self._note(said)
@@ -140,6 +141,8 @@ class Sampler(KDiffusionSampler):
         except ValueError as error:  # the host has schedules whose levels rise again, reForge's "Karras Dynamic" say
             raise RefusedError(f"{NAME}: this schedule type does not suit it, choose another: {error}") from None
         plan.check_size(*x.shape[-2:])
+        if strategy.motion is not None:
+            check_attention(plan, len(x), strategy.motion.image_context)
         return options, plan
 
     def _check(self, options: WebUIOptions, frames: int, motion: ClipMotion) -> None:

@@ -36,6 +36,8 @@ CASES = {  # the option's value, and what else both clips have, with the option 
     "reused": ("features", {"reuse_percent": 50}),
     "guidance_rescale": (0.7, {}),
     "rho": (1, RAMP),
+    "finish_smoothing": (50, {"finish_percent": 50}),
+    "image_attention": ("neighbours", {}),
     "schedule_match": ("timestep", {}),
     "above_sigma_max": ("skip", {}),
     "image_size": ("128x128", {}),

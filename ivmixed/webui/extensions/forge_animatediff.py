@@ -43,6 +43,10 @@ class ForgeAnimateDiffMotion(ClipMotion):
         if not table_is_there:
             self.missing_sigmas = _trained_sigmas()
 
+    @property
+    def image_context(self) -> int:
+        return self.context
+
     def checkpoint_sigmas(self) -> Tensor:
         return self._checkpoint
 

@@ -1,6 +1,7 @@
 """AUTOMATIC1111 1.10: the two models in its ``CFGDenoiser``, with motion of sd-webui-animatediff or built in."""
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from modules import sd_samplers_cfg_denoiser, shared
 from ... import ConflictError, Move, Plan, Schedule
 from ...features import DeepFeatures, deep_blocks
 from ...motion import Motion
+from ...neighbours import attending
 from ...patch import replaced
 from ...predictions import Predictions
 from ...untrusted import shown
@@ -25,7 +27,6 @@ from ..image_model.conds import ImageConds
 from ..image_model.swapped import SwappedImageModel
 from ..motion import ClipMotion
 from ..options import WebUIOptions
-from ..page import settings
 from ..run import dropping
 from ..sampler import Sampler
 
@@ -79,6 +80,8 @@ class A1111Strategy:
     """The image model is a denoiser beside the host's, and motion is out of the UNet while it is asked."""
 
     plan: Plan
+    frames: int
+    """Of the latent."""
     image_conds: ImageConds | None = None
     controlled = "both"
     """The model that ControlNet acts on."""
@@ -95,6 +98,10 @@ class A1111Strategy:
         self.image_model: SwappedImageModel | None = None
         """The image model, where it is not the loaded checkpoint."""
 
+    @property
+    def unet(self) -> Any:
+        return self.sampler.model_wrap.inner_model.model.diffusion_model
+
     def schedules(self) -> tuple[Schedule, Schedule]:
         denoisers = self.sampler.model_wrap_cfg.inner_model, self.image
         video, image = (Schedule.from_sigmas(denoiser.sigmas.tolist()) for denoiser in denoisers)
@@ -104,13 +111,16 @@ class A1111Strategy:
         if options.image_size is not None and controlnet.controls(self.p.scripts):
             raise ConflictError("image_size", options.image_size, "ControlNet",
                                 because="its images have the clip's size", remedy="leave it empty")
+        if options.image_attention != "own" and re.search(r"\bAND\b", options.image_prompt):
+            raise ConflictError("image_attention", options.image_attention, "image_prompt", options.image_prompt,
+                                because="AND puts rows between the frames", remedy="take own, or write one prompt")
 
-    def begin(self, options: WebUIOptions, plan: Plan) -> None:
-        self.plan, self.controlled = plan, options.controlnet
+    def begin(self, options: WebUIOptions, plan: Plan, frames: int) -> None:
+        self.plan, self.frames, self.controlled = plan, frames, options.controlnet
         if plan.count("image"):
             self.image_conds = self._image_conds(options)
         if plan.reuses("features"):
-            blocks = deep_blocks(self.sampler.model_wrap.inner_model.model.diffusion_model)
+            blocks = deep_blocks(self.unet)
             self.features = {model: DeepFeatures(blocks) for model in ("video", "image")}
 
     def _image_conds(self, options: WebUIOptions) -> ImageConds | None:
@@ -146,6 +156,7 @@ class A1111Strategy:
                 stack.enter_context(self.motion.left_out())
                 if self.image_model is not None:
                     stack.enter_context(self.image_model.swapped_in())
+                stack.enter_context(attending(self.unet, self.plan.image_attention, self.frames))
             elif self.motion is not None:
                 stack.enter_context(self.motion.watched())
             if self.features and move.evaluates:
@@ -232,7 +243,7 @@ def _image_denoiser(video: Any, motion: ClipMotion, scripts: Any) -> Any:
 
         def _in_chunks(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
             total = x.shape[0]
-            size = settings.chunk(motion.context) * (2 if shared.opts.batch_cond_uncond else 1)
+            size = motion.image_context * (2 if shared.opts.batch_cond_uncond else 1)
             if total <= size:
                 with controlnet.rows(scripts, slice(0, total), total):
                     return base.forward(self, x, sigma, cond=cond)  # type: ignore[no-any-return]

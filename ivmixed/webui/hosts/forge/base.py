@@ -22,6 +22,7 @@ from modules.timer import Timer
 from .... import Move, NonFiniteError, OptionError, Plan, Schedule, make_plan
 from ....features import DeepFeatures, deep_blocks
 from ....motion import Motion
+from ....neighbours import attending
 from ....patch import replaced
 from ....predictions import Predictions
 from ... import request
@@ -168,6 +169,8 @@ class ForgeStrategy:
     """The models are the same network with other options and another noise table."""
 
     plan: Plan
+    frames: int
+    """Of the latent."""
     both_at_once = False
     controlled = "both"
     """The model that ControlNet acts on."""
@@ -215,12 +218,15 @@ class ForgeStrategy:
     def check(self, options: WebUIOptions) -> None:
         """Nothing more than on any host."""
 
-    def begin(self, options: WebUIOptions, plan: Plan) -> None:
-        self.plan, self.controlled = plan, options.controlnet
+    def begin(self, options: WebUIOptions, plan: Plan, frames: int) -> None:
+        self.plan, self.frames, self.controlled = plan, frames, options.controlnet
         if plan.reuses("features"):
-            image = self.unet if self.image_model is None else self.image_model.unet
-            self.features = {"video": _Features(self.unet.model.diffusion_model),
-                             "image": _Features(image.model.diffusion_model)}
+            self.features = {model: _Features(self._network(model)) for model in ("video", "image")}
+
+    def _network(self, model: str) -> Any:
+        """The UNet of one of the models."""
+        own = model == "image" and self.image_model is not None
+        return (self.image_model if own else self).unet.model.diffusion_model
 
     def settings(self, move: Move, needs_uncond: bool) -> dict[str, Any]:
         # some hosts read NGMS from the settings instead of the sampler's argument
@@ -244,6 +250,8 @@ class ForgeStrategy:
             if move.model == "image":
                 stack.enter_context(motion.left_out())
                 self._swap_in_image_model(motion, stack)
+                if move.evaluates:
+                    stack.enter_context(attending(self._network("image"), self.plan.image_attention, self.frames))
             elif move.evaluates:
                 stack.enter_context(motion.watched())
             options = {**unet.model_options}

@@ -92,6 +92,8 @@ class SpatialTransformer(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(4))
 
     def forward(self, x, emb, context, options):
+        for block in self.transformer_blocks:
+            x = block(x)
         replace = options.get("patches_replace", {}).get("attn2", {}).get(options["block"])
         told = context.mean(dim=1) * self.weight if replace is None else replace(context)
         return x + told[:, :, None, None] * self.norm(x)

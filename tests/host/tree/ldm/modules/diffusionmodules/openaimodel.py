@@ -31,6 +31,8 @@ class SpatialTransformer(torch.nn.Module):
 
     def forward(self, x, context):
         networks.network_apply_weights(self)
+        for block in self.transformer_blocks:
+            x = block(x)
         return x + (context.mean(dim=1) * self.weight)[:, :, None, None] * self.norm(x)
 
 

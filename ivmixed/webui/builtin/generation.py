@@ -32,7 +32,7 @@ from .. import hosts, log, request, selectable
 from ..errors import RefusedError, refusing
 from ..motion import ClipMotion
 from ..page import settings
-from . import start
+from . import control, start
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
 MOST_ENTRIES = 50_000
@@ -341,6 +341,7 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
                 return
             selectable.check(p)
             start.prepare(p, options)
+            control.prepare(p, options)
             clip = kept.clip = Clip(p, options)
     except Exception as error:
         kept.refuse(error)  # or a still would come of it
@@ -359,6 +360,8 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
+            if (check_controls := request.of(clip.p).check_controls) is not None:
+                check_controls()
             with refusing(), hosts.find().attached(clip) as clip.motion, _noised(clip):
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None

@@ -1,7 +1,7 @@
 """AUTOMATIC1111 1.10: the two models in its ``CFGDenoiser``, with motion of sd-webui-animatediff or built in."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from modules import sd_samplers_cfg_denoiser, shared
 
 from ... import ConflictError, Move, Plan, Schedule
+from ...clips.encode import Frames
 from ...features import DeepFeatures, deep_blocks
 from ...motion import Motion
 from ...patch import replaced
@@ -64,6 +65,9 @@ class A1111:
 
     def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
         return BuiltinMotion(clip)
+
+    def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:
+        return controlnet.fed(p, frames)
 
     def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
         return animatediff.AnimateDiffMotion.of_clip(p, frames)

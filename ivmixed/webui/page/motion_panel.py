@@ -44,7 +44,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool) -> tuple[list[Any], l
     with InputAccordion(False, label=MOTION, elem_id=elem_id("open")) as accordion:
         gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
                 "The batch size is the number of frames.")
-        motion = components(elem_id, starts=is_img2img)
+        motion = components(elem_id, starts=is_img2img, controls=True)
     return [accordion, *motion.components], [PasteField(accordion, _is_open), *motion.fields]
 
 
@@ -57,14 +57,17 @@ class MotionForm(form.Form):
 
 STARTS = ("init_video", "extend")
 """The options of a clip that starts from another."""
+CONTROLS = ("control_video",)
+"""Those of ControlNet's units."""
 
 
 def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
-               starts: bool = True, more: Callable[[], None] = lambda: None) -> MotionForm:
+               starts: bool = True, controls: bool = False, more: Callable[[], None] = lambda: None) -> MotionForm:
     """The form of the options.
 
     The list of motion modules is that of the source which the component ``by`` has as its value. ``starts``: whether a
-    clip may start from another here; ``more`` draws what else belongs there.
+    clip may start from another here; ``more`` draws what else belongs there. ``controls``: whether there are units of
+    ControlNet beside it.
     """
     sources = sources or {None: BUILT_IN}
     made = MotionForm(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
@@ -74,12 +77,14 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     with gr.Row():
         made.draw(others)
     with gr.Accordion("Formats, LoRAs, context windows", open=False, elem_id=elem_id("advanced")):
-        made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
+        made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS + CONTROLS])
     with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])
         more()
         if starts:
             _preview(elem_id, made)
+    with gr.Accordion("ControlNet video", open=False, elem_id=elem_id("control"), visible=controls):
+        made.draw([MotionOptions.option(name) for name in CONTROLS])
     return made
 
 
@@ -99,7 +104,8 @@ def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
     try:
         options = MotionOptions(init_video=form.uploaded(MotionOptions.option("init_video"), init_video),
                                 extend=extend, frames=frames, fps=fps)
-        taken = start.take(options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
+        taken = start.frames_of(
+            options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
     except Refusal as error:
         words = str(error).removeprefix("IV-mixed: ")
         return f'<p role="alert" class="ivmixed-error">{html.escape(words)}</p>'

@@ -305,6 +305,7 @@ def test_an_evaluation_of_outer_layers_costs_what_their_work_is():
     for model in ("video", "image"):
         assert costs.WHOLE[model] == round(work[model] / work["video"], 2)
         assert costs.OUTER[model] == round(work[f"outer {model}"] / work["video"], 2)
+    assert round(work["controlnet"] / work["video"], 2) == costs.CONTROLNET
     row = Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1}, {})
     assert row.price == pytest.approx(3 + 2 * 0.72 + 4 * 0.07 + 0.06)
 

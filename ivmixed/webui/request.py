@@ -130,6 +130,7 @@ class Request:
         """Lets it end with ``error`` where the host begins to make its pictures: of what a hook raises it only has a
         line in its log."""
         p = self.p
+        self.until_sampled.close()
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             hosts.find().failed(p)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...clips.source import Taken
 from ...motion import MotionOptions
 from .. import hosts, log, request
 from . import start
@@ -26,12 +27,18 @@ def prepare(p: Any, options: MotionOptions) -> None:
     p.extra_generation_params.pop(SAID, None)  # a script's requests share it
     if options.control_video is None:
         return
-    taken = start.take("control_video", options.control_video, options.frames, options.fps, _fit(p))
+    taken = frames_of(options, _fit(p))
     log.info(taken.said)
     kept = request.of(p)
     kept.check_controls = kept.until_sampled.enter_context(
         hosts.find().fed_controlnet(p, [np.asarray(frame) for frame in taken.frames]))
     p.extra_generation_params[SAID] = taken.said
+
+
+def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image]) -> Taken:
+    """The frames of the control video, one for each of the clip's. Raises MediaError."""
+    assert options.control_video is not None
+    return start.take("control_video", options.control_video, options.frames, options.fps, fit)
 
 
 def _fit(p: Any) -> Callable[[Image.Image], Image.Image]:

@@ -341,8 +341,9 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
                 return
             selectable.check(p)
             start.prepare(p, options)
+            clip = Clip(p, options)
             control.prepare(p, options)
-            clip = kept.clip = Clip(p, options)
+            kept.clip = clip
     except Exception as error:
         kept.refuse(error)  # or a still would come of it
         if isinstance(error, RefusedError):

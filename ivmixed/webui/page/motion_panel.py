@@ -17,12 +17,12 @@ from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
 from ...clips.encode import can_write
-from ...clips.source import strip
+from ...clips.source import Taken, strip
 from ...motion import FORMATS, MotionControls, MotionOptions
 from ...options import ConflictError, Option
 from ...untrusted import Refusal
 from .. import MOTION, request
-from ..builtin import generation, output, start
+from ..builtin import control, generation, output, start
 from . import form
 
 
@@ -81,31 +81,42 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])
         more()
-        if starts:
-            _preview(elem_id, made)
+        start_shown = gr.HTML("", elem_id=elem_id("start_preview"))
     with gr.Accordion("ControlNet video", open=False, elem_id=elem_id("control"), visible=controls):
         made.draw([MotionOptions.option(name) for name in CONTROLS])
+        control_shown = gr.HTML("", elem_id=elem_id("control_preview"))
+    if starts:
+        _preview(made, preview_start, (*STARTS, "frames", "fps"), start_shown)
+    if controls:
+        _preview(made, preview_control, (*CONTROLS, "frames", "fps"), control_shown)
     return made
 
 
-def _preview(elem_id: Callable[[str], str], made: form.Form) -> None:
-    """Below the clip to start from: what will be used of it."""
+def _preview(made: form.Form, preview: Callable[..., str], names: tuple[str, ...], shown: Any) -> None:
+    """Below a clip: what will be used of it. ``names``: the options that ``preview`` is told."""
     named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
-    shown = gr.HTML("", elem_id=elem_id("start_preview"))
-    for name in ("init_video", "extend", "frames", "fps"):
-        named[name].change(preview_start, inputs=[named[name] for name in ("init_video", "extend", "frames", "fps")],
-                           outputs=[shown], show_progress="hidden", queue=False)
+    for name in names:
+        named[name].change(preview, inputs=[named[name] for name in names], outputs=[shown], show_progress="hidden",
+                           queue=False)
 
 
 def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any) -> str:
     """What a clip will begin with: in words, and some of the frames."""
-    if init_video is None:
+    return _used("init_video", init_video, start.frames_of, extend=extend, frames=frames, fps=fps)
+
+
+def preview_control(control_video: Any, frames: Any, fps: Any) -> str:
+    """What ControlNet's units will get: in words, and some of the frames."""
+    return _used("control_video", control_video, control.frames_of, frames=frames, fps=fps)
+
+
+def _used(name: str, video: Any, frames_of: Callable[..., Taken], **values: Any) -> str:
+    """What is used of the file in the option ``name``. ``frames_of`` takes its frames, of the options' ``values``."""
+    if video is None:
         return ""
     try:
-        options = MotionOptions(init_video=form.uploaded(MotionOptions.option("init_video"), init_video),
-                                extend=extend, frames=frames, fps=fps)
-        taken = start.frames_of(
-            options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
+        options = MotionOptions(**{name: form.uploaded(MotionOptions.option(name), video)}, **values)
+        taken = frames_of(options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
     except Refusal as error:
         words = str(error).removeprefix("IV-mixed: ")
         return f'<p role="alert" class="ivmixed-error">{html.escape(words)}</p>'

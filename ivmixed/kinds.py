@@ -495,6 +495,43 @@ def _weighted(text: str) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
+class Many(Kind):
+    """Some values of one kind, as a tuple; as text with commas between. One by itself is taken for a list of it."""
+
+    noun = "list"
+    nargs = "*"
+    of: Kind
+    most: int
+    words: str = ""
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        return self.of.metavar
+
+    def _allowed(self) -> str:
+        return f"at most {self.most}, each {self.of.allowed}"
+
+    def check(self, value: Any) -> Any:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if len(values) > self.most:
+            raise NotAllowed
+        return tuple(self.of.check(part) for part in values)
+
+    def to_text(self, value: Any) -> str:
+        return ", ".join(self.of.to_text(part) for part in value)
+
+    def from_text(self, text: str) -> Any:
+        return self.from_words([part.strip() for part in text.split(",") if part.strip()])
+
+    def from_words(self, words: Sequence[str]) -> Any:
+        return self.check([self.of.from_text(word) for word in words])
+
+    def schema(self) -> Schema:
+        each = self.of.schema()
+        return {"anyOf": [each, {"type": "array", "items": each, "maxItems": self.most}]}
+
+
+@dataclass(frozen=True)
 class Nested(Kind):
     """An option set, or an object with its options by name, of which the set raises its own errors."""
 

@@ -310,6 +310,7 @@ def test_an_evaluation_of_outer_layers_costs_what_their_work_is():
     for sees in ("neighbours", "first"):
         assert costs.SEEING[sees] == tuple(
             round((work[f"{kind}, {sees}"] - work[kind]) / work["video"], 2) for kind in ("image", "outer image"))
+    assert round(work["controlnet"] / work["video"], 2) == costs.CONTROLNET
     row = Row("w", "s", 0, {"video": 3, "image": 2, "outer video": 4, "outer image": 1, "image, first": 5}, {})
     assert row.price == pytest.approx(3 + 2 * 0.72 + 4 * 0.07 + 0.06 + 5 * 0.83)
 

@@ -6,6 +6,7 @@ through headers alone (the files are sparse).
 import json
 import math
 import os
+import re
 import socket
 from collections import Counter
 from functools import cache
@@ -21,7 +22,14 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ivmixed.standalone import loading  # noqa: E402
-from ivmixed.standalone.loading import LoadError, check, load_image, load_video  # noqa: E402
+from ivmixed.standalone.loading import (  # noqa: E402
+    LoadError,
+    check,
+    check_controlnet,
+    load_controlnet,
+    load_image,
+    load_video,
+)
 from ivmixed.standalone.text_to_video import TextToVideoPipeline  # noqa: E402
 from ivmixed.weights import lora  # noqa: E402
 
@@ -154,6 +162,20 @@ def checkpoint_shapes(widths, text, vae, channels=4):
     """What a pruned SD 1.5 file holds, and some of what others leave in."""
     extras = {"alphas_cumprod": (1000,), "model_ema.decay": (), "model_ema.diffusion_modelout2bias": (4,)}
     return unet_shapes(widths, text, channels) | vae_shapes(vae) | text_shapes(text) | extras
+
+
+def controlnet_shapes(widths, text, prefix="control_model."):
+    """An SD 1.5 ControlNet in the original layout: 340 tensors."""
+    encoder = re.compile(r"model\.diffusion_model\.((input_blocks|middle_block|time_embed)\..+)")
+    shapes = {prefix + match[1]: shape for name, shape in unet_shapes(widths, text).items()
+              if (match := encoder.fullmatch(name))}
+    hint, levels = (3, 16, 16, 32, 32, 96, 96, 256), [widths[0], *(width for width in widths for _ in range(3))][:12]
+    levels[3::3] = widths[:3]
+    for place, (inp, out) in enumerate(zip(hint, (*hint[1:], widths[0]))):
+        shapes |= dense(f"{prefix}input_hint_block.{2 * place}", out, inp, 3, 3)
+    for place, width in enumerate(levels):
+        shapes |= dense(f"{prefix}zero_convs.{place}.0", width, width, 1, 1)
+    return shapes | dense(prefix + "middle_block_out.0", widths[-1], widths[-1], 1, 1)
 
 
 # --- files
@@ -629,6 +651,62 @@ def test_a_lora_of_which_a_part_would_be_lost_is_refused(name, checkpoint, confi
     assert layer in line.replace("text_model_", "")
 
 
+# --- ControlNets
+
+@pytest.fixture(scope="module")
+def control_weights():
+    return random(controlnet_shapes(SMALL["widths"], SMALL["text"]), seed=7)
+
+
+def test_the_layout_of_controlnets_has_the_number_of_tensors_that_real_files_have():
+    assert len(controlnet_shapes(FULL["widths"], FULL["text"])) == 340
+
+
+@pytest.mark.parametrize("form", ["prefix", "none", "checkpoint", "diffusers"])
+def test_every_weight_of_a_controlnet_arrives(form, control_weights, weights, checkpoint, config, tmp_path):
+    tensors = {"prefix": control_weights, "checkpoint": {**weights, **control_weights}}.get(form)
+    if tensors is None:
+        tensors = {name.removeprefix("control_model."): tensor for name, tensor in control_weights.items()}
+    path = saved(tmp_path / "control.safetensors", tensors)
+    if form == "diffusers":  # the folder, and its file by itself
+        load_controlnet(path, checkpoint, config=config).save_pretrained(tmp_path / "folder")
+        folder = load_controlnet(tmp_path / "folder", checkpoint, config=config)
+        assert content(folder.state_dict()) == content(control_weights)
+        path = tmp_path / "folder" / "diffusion_pytorch_model.safetensors"
+    network = load_controlnet(path, checkpoint, dtype=torch.float32, config=config)
+    assert content(network.state_dict()) == content(control_weights)
+    assert not network.training
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda own: {name: tensor for name, tensor in own.items() if "zero_convs.5.0.w" not in name}, "lacks"),
+    (lambda own: {**own, "control_model.more.weight": torch.zeros(1)}, "would stay unused"),
+    (lambda own: {**own, "control_model.input_hint_block.0.weight": torch.zeros(16, 6, 3, 3)}, "of shape"),
+    (lambda own: {name: tensor.to(torch.uint8) if "zero_convs.0.0.w" in name else tensor
+                  for name, tensor in own.items()}, "quantised"),
+])
+def test_controlnets_of_strangers_are_refused_in_one_line(change, words, control_weights, checkpoint, config, tmp_path):
+    path = saved(tmp_path / "odd.safetensors", change(control_weights))
+    assert words in refusal(load_controlnet, path, checkpoint, config=config)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"block_out_channels": [32, 32, 64, 32]}, "does not fit the checkpoint: its block_out_channels"),
+    ({"global_pool_conditions": True}, "takes the mean of its hint over the whole picture (shuffle)"),
+    ({"controlnet_conditioning_channel_order": "bgr"}, "another order of channels than RGB"),
+    ({"conditioning_channels": 6}, "for hints of 6 channels"),
+    ({"conditioning_embedding_out_channels": [16, 32]}, "is for latents of 2 pixels"),
+    ({"cross_attention_dim": 2048}, "is a diffusers folder of ControlNetModel for SDXL"),
+    ({"_class_name": "ControlNetUnionModel"}, "is a diffusers folder of ControlNetUnionModel"),
+])
+def test_controlnet_folders_that_do_not_fit_are_refused(changes, words, control_weights, checkpoint, config, tmp_path):
+    path = saved(tmp_path / "control.safetensors", control_weights)
+    load_controlnet(path, checkpoint, config=config).save_pretrained(tmp_path / "folder")
+    file = tmp_path / "folder" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    assert words in refusal(check_controlnet, tmp_path / "folder", [checkpoint], config)
+
+
 # --- what check says
 
 @pytest.fixture(scope="module")
@@ -658,7 +736,17 @@ def shelf(tmp_path_factory):
         "sd2_lora": {f"down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.{side}.weight": shape
                      for side, shape in (("down", (4, 1024)), ("up", (320, 4)))},
         "lyco": {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": (320, 4)},
-        "controlnet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+        "controlnet": controlnet_shapes(FULL["widths"], 768),
+        "sd2_controlnet": controlnet_shapes(FULL["widths"], 1024),
+        "sdxl_controlnet": {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+                            "add_embedding.linear_1.weight": (1280, 2816)},
+        "sparsectrl": {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+                       "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,)},
+        "difference": {"control_model.zero_convs.0.0.weight": (320, 320, 1, 1), "difference": (1,)},
+        "control_lora": {"lora_controlnet": (1,), "input_hint_block.0.weight": (16, 3, 3, 3)},
+        "t2i": {"body.0.block1.weight": (320, 320, 3, 3)},
+        "ip_adapter": {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
+        "lllite": {"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.cond_emb.weight": (32, 32)},
         "embedding": {"emb_params": (8, 768)},
         "unet": {"down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3)},
         "other": {"a": (1,)},
@@ -695,7 +783,7 @@ def test_files_that_go_together_pass(module, shelf):
     ("checkpoint", "v2.safetensors", "is an AnimateDiff motion module for SD 1.5;"),
     ("checkpoint", "lora.safetensors", "is a LoRA for SD 1.5;"),
     ("checkpoint", "vae.safetensors", "is a VAE file;"),
-    ("checkpoint", "controlnet.safetensors", "is a ControlNet;"),
+    ("checkpoint", "controlnet.safetensors", "is a ControlNet for SD 1.5;"),
     ("checkpoint", "unet.safetensors", "is the UNet of a diffusers folder (give the whole folder)"),
     ("checkpoint", "other.safetensors", "is no known model file;"),
     ("checkpoint", "page.ckpt", "is damaged or no model file"),
@@ -727,6 +815,18 @@ def test_a_wrong_file_is_named_for_what_it_is(field, name, words, shelf):
     assert line.startswith(f"IV-mixed: {field} = {shelf / name} ")
     assert words in line
     assert line.endswith(f"; expected: {' or '.join(loading.EXPECTED[field])}.")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("gone", "does not exist"), ("sd2_controlnet", "is a ControlNet for SD 2;"),
+    ("sdxl_controlnet", "is a ControlNet for SDXL;"), ("difference", "is a ControlNet that holds differences"),
+    ("sparsectrl", "is a ControlNet with layers over time (SparseCtrl);"), ("control_lora", "is a Control-LoRA;"),
+    ("t2i", "is a T2I-Adapter;"), ("ip_adapter", "is an IP-Adapter;"), ("lllite", "is a ControlNet-LLLite;"),
+    ("sd15", "is a checkpoint file for SD 1.5;"), ("lora", "is a LoRA for SD 1.5;"), ("cut", "is damaged")])
+def test_what_is_no_controlnet_is_named(name, words, shelf):
+    line = refusal(check_controlnet, shelf / f"{name}.safetensors", [shelf / "sd15.safetensors"])
+    assert words in line and line.endswith(f"; expected: {' or '.join(loading.EXPECTED['controlnet'])}.")
+    check_controlnet(shelf / "controlnet.safetensors", [shelf / "sd15.safetensors"])
 
 
 def test_a_missing_motion_module_is_asked_for(shelf, folders, config):

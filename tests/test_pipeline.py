@@ -219,9 +219,9 @@ def test_the_image_model_has_words_of_its_own(separate):
     encoder = pipe.image or video
     original = Denoiser._network
 
-    def listening(self, sample, context):
+    def listening(self, sample, context, *more):
         heard["video" if self.unet is video.unet else "image"].append(context[::len(context) // 2])
-        return original(self, sample, context)
+        return original(self, sample, context, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Denoiser, "_network", listening)

@@ -1,6 +1,7 @@
 """Diffusers pipelines of the real kinds, tiny and random, for tests."""
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     MotionAdapter,
     StableDiffusionPipeline,
@@ -165,3 +167,13 @@ def umt_tensors(width: int = 64, depth: int = 2, features: int = 8) -> dict[str,
         tensors |= {f"{name}.weight": 1 + drawn(width), f"{name}.bias": drawn(width)}
     return tensors | {"vision_proj.weight": drawn(features, width), "vision_proj.bias": drawn(features),
                       "text_proj.weight": drawn(4, 4), "itm_head.weight": drawn(2, 4)}
+
+
+def controlnet(seed: int = 3) -> ControlNetModel:
+    """For `unet`; it acts: its last layers are not zero, as they are before training."""
+    torch.manual_seed(seed)
+    network = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(4, 8))
+    for name, parameter in network.named_parameters():
+        if re.match("controlnet_(cond_embedding.conv_out|(down|mid)_block)", name):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()

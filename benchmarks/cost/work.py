@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import ControlNetModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ivmixed.features import DeepFeatures
@@ -15,7 +16,7 @@ from .networks import WORDS, make
 @torch.no_grad()
 def work_of(frames: int, width: int, height: int, small: bool = False) -> dict[str, float]:
     """Floating point operations of an evaluation (cond and uncond) of each kind: "video", "image", "outer video",
-    "image, neighbours", ...
+    "image, neighbours", ..., and "controlnet", of one beside either model, after its hints.
 
     Of matrix products, convolutions and attention alone. ``width``, ``height``: pixels. Nothing is computed.
     """
@@ -35,4 +36,10 @@ def work_of(frames: int, width: int, height: int, small: bool = False) -> dict[s
                 with FlopCounterMode(display=False) as counter, around(), attending(network, sees, frames):
                     network(latents[model], timestep, encoder_hidden_states=words, return_dict=False)
                 count[name + end] = float(counter.get_total_flops())
-    return count
+    with meta:
+        controlnet = ControlNetModel.from_unet(image_view(unet), load_weights_from_unet=False)
+    controlnet.controlnet_cond_embedding = torch.nn.Identity()  # it is asked once for a clip
+    hints = torch.empty(2 * frames, unet.config.block_out_channels[0], *side, device=meta)
+    with FlopCounterMode(display=False) as counter:
+        controlnet(latents["image"], timestep, encoder_hidden_states=words, controlnet_cond=hints, return_dict=False)
+    return {**count, "controlnet": float(counter.get_total_flops())}

@@ -49,6 +49,12 @@ class MotionOptions(MotionControls):
         help="0 begins with the whole of that clip; else the new clip begins with so many of its last frames, which "
              "stay as they are, and goes on from there",
     )
+    control_video: bytes | None = declare(
+        Data(), None, advanced=True, title="ControlNet video",
+        help="A GIF, MP4, WebM, WebP or PNG for the units of ControlNet that are enabled and have no picture of their "
+             "own: each frame of the clip has its own of it, taken at the clip's FPS, as the unit's preprocessor makes "
+             "it",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

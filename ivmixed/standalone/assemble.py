@@ -19,12 +19,13 @@ from typing import Any
 import torch
 
 from ..untrusted import shown
+from ..weights import files
 from ..weights.files import Tensors, one_line
 
 Config = Mapping[str, Any]
 
 CLASSES = ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "AutoencoderKL", "MotionAdapter",
-           "VideoCrafterUNet", "CLIPTextModel")
+           "ControlNetModel", "VideoCrafterUNet", "CLIPTextModel")
 """The networks that are known here; the last is transformers', the one before is ours, the others are diffusers'."""
 
 TEXT_CONFIG = ("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
@@ -248,6 +249,42 @@ def _converted(convert: Callable[..., Tensors], own: Mapping[str, torch.Tensor],
     except KeyError as error:  # diffusers takes some for granted, and writes None for others
         raise ValueError(f"lacks weights, {shown(str(error.args[0]), 100)} among them") from error
     return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+
+def control_config(tensors: Mapping[str, torch.Tensor], unet: Config) -> dict[str, Any]:
+    """The configuration of a ControlNet file: that of the UNet that it is for, and its hint's layers as they are."""
+    from diffusers import ControlNetModel
+
+    known = inspect.signature(ControlNetModel).parameters
+    config = {key: value for key, value in unet.items() if key in known}
+    if "down_block_types" in config:
+        config["down_block_types"] = [str(name).replace("Motion", "2D") for name in config["down_block_types"]]
+    layers = {"conv_in": 0, "blocks.1": 1, "blocks.3": 2, "blocks.5": 3, "0": 0, "4": 1, "8": 2, "12": 3}
+    widths: dict[int, int] = {}
+    for name, tensor in tensors.items():
+        match = re.search(r"(?:input_hint_block|controlnet_cond_embedding)\.(.+)\.weight$", name)
+        if match and match[1] in layers:
+            widths[layers[match[1]]] = files.shape(name, tensor, (4,))[0]
+    return {**config, "conditioning_embedding_out_channels": [widths[place] for place in sorted(widths)]}
+
+
+def control_state(tensors: Mapping[str, torch.Tensor], config: Config) -> Tensors:
+    """The tensors of a ControlNet under diffusers' names, from those or from the original ones, which may stand beside
+    a checkpoint's. Raises ValueError where some have no place there."""
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    prefix = "control_model."
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    left_over(name for name in tensors if own and not name.startswith(
+        (prefix, "model.diffusion_model.", "first_stage_model.", "cond_stage_model.")) and not HARMLESS.match(name))
+    own = own or dict(tensors)
+    _few(own)
+    if any(name.startswith("controlnet_cond_embedding.") for name in own):
+        return own
+    state = _converted(convert_controlnet_checkpoint, own, config)
+    used = {id(tensor) for tensor in state.values()}
+    left_over(name for name, tensor in own.items() if id(tensor) not in used)
+    return state
 
 
 def text_state(tensors: Mapping[str, torch.Tensor], config: Config, prefix: str = "") -> Tensors:

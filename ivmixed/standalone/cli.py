@@ -5,7 +5,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from .. import __version__
 from ..cost import times_plain
 from ..options import Option, Options
-from ..plan import Plan
+from ..plan import Move, Plan
 from ..presets import PRESETS
 from ..untrusted import Refusal, shown
 from .batch.command import add_batch
 from .bench.command import add_bench
-from .settings import BOX, Settings, with_preset
+from .settings import BOX, Settings, files_of, with_preset
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import, and --help and a refusal need none of it
     from ..clips.encode import Frames
@@ -86,7 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_settings(parser: Any) -> None:
     """The flags of all that makes a clip: settings, the sampler's options and presets."""
-    groups = {name: parser.add_argument_group(name) for name in ("models", "clip", "motion", "image model", "sampler")}
+    groups = {name: parser.add_argument_group(name) for name in (
+        "models", "clip", "ControlNet", "motion", "image model", "sampler")}
     for option in (*SETTINGS, *Options.declared()):
         _add_flag(groups[option.group or "sampler"], option)
     groups["sampler"].add_argument("--preset", choices=PRESETS, help="a named setting; flags given beside it win")
@@ -150,13 +151,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:
     """A clip may come from anybody, and names files of this disk: they are listed, and not opened."""
-    brought = []
-    for name in ("checkpoint", "motion_module", "image_checkpoint", "lora", "image_lora", "vae", "init_video",
-                 "mask_video"):
-        value = values.get(name)
-        if getattr(args, name) is None and value and value != BOX:
-            files = value if isinstance(value, str) else ", ".join(f"{file}:{weight:g}" for file, weight in value)
-            brought.append(f"{_flag(name)} {shown(files)}")
+    brought = [f"{_flag(name)} {shown(Settings.option(name).to_text(values[name]))}" for name in files_of(values)
+               if getattr(args, name) is None]
     if brought:
         raise UsageError(f"{shown(str(args.source))} names files: {'; '.join(brought)}; "
                          "give --trust-paths to load these, or flags with yours")
@@ -165,9 +161,9 @@ def _refuse_paths(args: argparse.Namespace, values: Mapping[str, Any]) -> None:
 def _txt2vid(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if args.plan:
-        from .txt2vid import plan
+        from .txt2vid import controlled, plan
 
-        _print_plan(plan(settings), settings.free_init, args.json)
+        _print_plan(plan(settings), settings.free_init, controlled(settings), args.json)
         return 0
     if args.out is None:
         raise UsageError("--out is missing: name the file to write, such as clip.mp4")
@@ -223,11 +219,13 @@ def _hint(settings: Settings) -> None:
               f'{", ".join(SHAPES)}; {", ".join(MOTIONS)}', file=sys.stderr)
 
 
-def _print_plan(plan: Plan, passes: int, as_json: bool) -> None:
-    """``passes``: how many times it is run."""
+def _print_plan(plan: Plan, passes: int, controlled: Callable[[Move], int], as_json: bool) -> None:
+    """``passes``: how many times it is run. ``controlled``: how many ControlNets act in a move."""
+    controlnet = passes * sum(controlled(move) for move in plan.moves if move.evaluates and move.reuse != "features")
     if as_json:
         print(json.dumps({"evaluations": passes * plan.evaluations, "video": passes * plan.count("video"),
                           "image": passes * plan.count("image"), "passes": passes,
+                          "controlnet": controlnet,
                           "active_steps": plan.active_steps, "finishing_steps": plan.finishing_steps,
                           **plan.to_dict()}))
         return
@@ -236,8 +234,10 @@ def _print_plan(plan: Plan, passes: int, as_json: bool) -> None:
         return
     if passes > 1:
         print(f"{passes} passes of these (FreeInit): {passes * plan.evaluations} evaluations")
+    if controlnet:
+        print(f"and {controlnet} of a ControlNet")
     print(f"about {passes * plan.evaluations / plan.steps:.1f} times the evaluations of the plain clip, "
-          f"{passes * times_plain(plan):.2f} times its arithmetic")
+          f"{passes * times_plain(plan, controlled=controlled):.2f} times its arithmetic")
     print(f"{'step':>4}  {'move':8}  {'model':5}  {'sigma':>17}  guidance")
     for move in plan.moves:
         guidance = "CFG scale" if move.guidance is None else f"{move.guidance:+.2f}"

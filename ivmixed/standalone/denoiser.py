@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..neighbours import attending
 from ..plan import Move, Plan
 from ..predictions import Predictions
 from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
+from .control import ActingControl, added
 from .motion import ClipMotion
 from .videocrafter import VideoCrafterUNet
 
@@ -77,7 +78,8 @@ class Denoiser:
     prompts; with ``travels``, of one clip, (frames, tokens, width), one for each frame. ``chunk``: at most so many
     frames at once (image models only, which then see no others, `Plan.image_attention`). ``told``: what the network is
     told besides, as arguments of its ``forward``. ``motion``: windows and strength of a UNetMotionModel's motion;
-    without it all frames are seen at once.
+    without it all frames are seen at once. ``controls``: ControlNets beside it, which `expect` is told of too; of a
+    UNet2DConditionModel or UNetMotionModel.
 
     Before every evaluation it is told by `expect` which move it is for. Where that is one whose prediction serves again
     (`ivmixed.predictions`), only what guidance 1 or 0 has left out before costs a network call.
@@ -85,14 +87,18 @@ class Denoiser:
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
                  chunk: int | None = None, told: Mapping[str, Any] | None = None, *, travels: bool = False,
-                 motion: ClipMotion | None = None):
+                 motion: ClipMotion | None = None, controls: Sequence[ActingControl] = ()):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.told = dict(told or {})
         self.uncond, self.cond = uncond, cond
-        self.travels, self.motion = travels, motion
+        self.travels, self.motion, self.controls = travels, motion, controls
+        self._acting: list[ActingControl] = []
+        """Of the controls, those of the move that comes next."""
         self._level = schedule.sigma_max
         self._features: DeepFeatures | None = None
         self._around_network: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._shallow = False
+        """It computes the outer layers alone."""
         self._predictions = Predictions()
         self._again = False
         """They serve the evaluation that comes next."""
@@ -111,9 +117,12 @@ class Denoiser:
         self._attention = plan.image_attention if move.model == "image" else "own"
         if self.motion is not None:
             self.motion.expect(move, plan)
+        self._acting = [each for each in self.controls if each.control.acts(move.model, move.step, plan.steps)]
         self._around_network = nullcontext
+        self._shallow = False
         if plan.reuses("features"):
             self._features = self._features or DeepFeatures(deep_layers(self.unet))
+            self._shallow = bool(move.reuse)
             self._around_network = self._features.replayed if move.reuse else self._features.recorded
 
     def __call__(self, x: Tensor, sigma: Tensor, cond_scale: float) -> Tensor:
@@ -162,24 +171,33 @@ class Denoiser:
         context = torch.cat([context[part] if self.travels else context.repeat(len(clips), 1, 1)
                              for context in contexts])
         with attending(self.unet, self._attention, *clips.shape[:2]):
-            out = self._network(rows, context)
-        return [part.unflatten(0, clips.shape[:2]) for part in out.chunk(len(contexts))]
+            made = self._network(rows, context, part, clips.shape[1]).chunk(len(contexts))
+        return [out.unflatten(0, clips.shape[:2]) for out in made]
 
     def _video(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         def call(rows: Tensor | slice) -> list[Tensor]:
-            return self._clip(clips[rows], [context[rows] if self.travels else context for context in contexts])
+            return self._clip(clips[rows], [context[rows] if self.travels else context for context in contexts], rows)
         return call(slice(None)) if self.motion is None else self.motion.in_windows(clips, call)
 
-    def _clip(self, clips: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+    def _clip(self, clips: Tensor, contexts: list[Tensor], frames: Tensor | slice) -> list[Tensor]:
+        """``clips``: some of their ``frames``, in order, for each of the contexts."""
         context = torch.cat(contexts)
         # UNetMotionModel wants the prompt once a frame, UNet3DConditionModel once a clip
         if isinstance(self.unet, UNetMotionModel) and not self.travels:
             context = context.repeat_interleave(len(clips), 0)
         rows = clips.movedim(0, 2).repeat(len(contexts), 1, 1, 1, 1)
-        return [out.movedim(2, 0).contiguous() for out in self._network(rows, context).chunk(len(contexts))]
+        made = self._network(rows, context, frames).chunk(len(contexts))
+        return [out.movedim(2, 0).contiguous() for out in made]
 
-    def _network(self, sample: Tensor, context: Tensor) -> Tensor:
+    def _network(self, sample: Tensor, context: Tensor, frames: Tensor | slice, copies: int = 1) -> Tensor:
+        """``frames``: which of the clip's are in the sample, each ``copies`` times in a row, and all repeated.
+        """
         # filled on the device: a copy of a number would make the host wait for it
         timestep = sample.new_full((), self.schedule.sigma_to_timestep(self._level), dtype=torch.float32)
-        out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False, **self.told)[0]
+        controls = {}
+        if self._acting:
+            rows = sample if sample.ndim == 4 else sample.transpose(1, 2).flatten(0, 1)
+            controls = added(self._acting, rows, timestep, context, frames, copies, self._shallow)
+        out: Tensor = self.unet(sample, timestep, encoder_hidden_states=context, return_dict=False, **self.told,
+                                **controls)[0]
         return out

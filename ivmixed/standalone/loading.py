@@ -30,9 +30,9 @@ from ..motion.loading import Found, as_animatediff, to_diffusers, widths
 from ..motion.loading import read as read_module
 from ..untrusted import Refusal, shown
 from ..weights import files, lora
-from ..weights.files import CHECKPOINT, FAMILIES, LORA, MOTION, VAE, Source, Tensors
+from ..weights.files import CHECKPOINT, CONTROLNET, FAMILIES, LORA, MOTION, VAE, Source, Tensors
 from ..weights.noise import Noise, NoiseError
-from . import assemble, folders, videocrafter
+from . import assemble, control, folders, videocrafter
 from .folders import Folder, FolderError, make_tokenizer
 from .text_to_video import TextToVideoPipeline
 
@@ -53,6 +53,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "lora": (LORA + OURS,),
     "image_lora": (LORA + OURS,),
     "vae": (VAE, FOLDER + "AutoencoderKL"),
+    "controlnet": (CONTROLNET + OURS, FOLDER + "ControlNetModel"),
 }
 """What each argument may name, in the words that `_kind` says of a file or folder."""
 
@@ -107,6 +108,49 @@ def check(
     for path, _ in image_lora:
         _kind("image_lora", path, _unet_config(image_checkpoint or checkpoint, config))
     return kind
+
+
+def check_controlnet(path: Source, models: Sequence[Source], config: Path = SD15) -> None:
+    """Refuse what is no ControlNet for all of ``models``, checkpoints that `check` has passed, without reading weights.
+
+    Raises LoadError.
+    """
+    for model in models:
+        unet = _unet_config(model, config)
+        _kind("controlnet", path, unet)
+        with _refusing("controlnet", path):
+            own, state = _control_parts(path, unet)
+            control.check(own, unet, vae_scale(model))
+            if state is None:
+                folders.load_part(Path(path), "controlnet", "ControlNetModel", None)
+            else:
+                assemble.compare(state, assemble.shapes("ControlNetModel", own))
+
+
+def load_controlnet(path: Source, model: Source, *, dtype: torch.dtype = torch.float32,
+                    config: Path = SD15) -> diffusers.ControlNetModel:
+    """A ControlNet, on the CPU in ``dtype``: a file in the original layout or diffusers', or a diffusers folder.
+
+    ``model``: a checkpoint that it acts on, as a file or folder. Raises LoadError.
+    """
+    check_controlnet(path, [model], config)
+    with _loading("controlnet", path):
+        if os.path.isdir(path):
+            return folders.load_part(Path(path), "controlnet", "ControlNetModel", dtype)
+        own, state = _control_parts(path, _unet_config(model, config), "cpu")
+        assert state is not None
+        return assemble.build("ControlNetModel", own, state, dtype)
+
+
+def _control_parts(
+    path: Source, unet: Mapping[str, Any], device: str = "meta",
+) -> tuple[dict[str, Any], Tensors | None]:
+    """The configuration of a ControlNet, and the tensors of a file; None of a folder. Raises LoadError, ValueError."""
+    if os.path.isdir(path):
+        return folders.read_object(Path(path, "config.json")), None
+    tensors = _tensors("controlnet", path, device)
+    own = assemble.control_config(tensors, unet)
+    return own, assemble.control_state(tensors, own)
 
 
 def _replaced(vae: Source | None, motion_module: Source | None) -> tuple[str, ...]:
@@ -288,6 +332,8 @@ def _folder_kind(path: Path, unet: Mapping[str, Any]) -> str:
         kind = FOLDER + shown(config.get("_class_name"), 60)
         if kind == FOLDER + "MotionAdapter" and isinstance(config.get("block_out_channels"), list):
             return (kind + _motion_family(config["block_out_channels"], unet)).removesuffix(OURS)
+        if kind == FOLDER + "ControlNetModel":
+            return (kind + _family(config.get("cross_attention_dim"), unet)).removesuffix(OURS)
         return kind
     folder = Folder(path)
     if folder.is_videocrafter:
@@ -306,17 +352,35 @@ def _file_kind(tensors: Tensors, unet: Mapping[str, Any]) -> str:
     kind = files.kind(tensors)
     if kind == MOTION:
         return kind + _motion_family(widths(as_animatediff(tensors)), unet)
+    if kind == CONTROLNET:
+        return kind + _control_family(tensors, unet)
     if kind in (CHECKPOINT, LORA):
         channels = _width(tensors, r"^model\.diffusion_model\.input_blocks\.0\.0\.weight$")
         if channels not in (None, unet["in_channels"]):
             return f"{kind} for inpainting or editing ({channels} input channels)"
         width = _width(tensors, r"attn2[._](processor\.)?to_k(\.weight|[._]lora[._](down|A))")
-        family = FAMILIES.get(width or 0, f"text of width {width}")
-        return kind + (OURS if width in (None, unet["cross_attention_dim"]) else f" for {family}")
+        return kind + _family(width, unet)
     if kind == VAE:
         channels = _width(tensors, r"decoder\.conv_in\.weight$")
         return kind if channels == unet["in_channels"] else f"{kind} for latents of {channels} channels"
     return kind
+
+
+def _family(width: Any, unet: Mapping[str, Any]) -> str:
+    """Of a model that reads text of a ``width``; None: it does not say."""
+    known = FAMILIES.get(width) if isinstance(width, int) else None
+    return OURS if width in (None, unet["cross_attention_dim"]) else f" for {known or f'text of width {width}'}"
+
+
+def _control_family(tensors: Tensors, unet: Mapping[str, Any]) -> str:
+    """What a ControlNet is for, or in which way it is another."""
+    if any("motion_modules." in name for name in tensors):
+        return " with layers over time (SparseCtrl)"
+    if "difference" in tensors:
+        return " that holds differences from a checkpoint's weights (choose the whole one)"
+    if any(re.search(r"(^|\.)(add_embedding|label_emb)\.", name) for name in tensors):
+        return " for SDXL"
+    return _family(_width(tensors, r"attn2\.to_k\.weight$"), unet)
 
 
 def _motion_family(widths: Sequence[int], unet: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, UNetMotionModel
+from diffusers import ControlNetModel, DiffusionPipeline, UNetMotionModel
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -29,6 +29,8 @@ from ..released import RELEASED, released_plan
 from ..sampling import sample_iv_mixed
 from ..schedule import Schedule
 from . import prompts, videocrafter
+from .control import ActingControl, Control, on_device
+from .control import check as check_controlnet
 from .denoiser import Denoiser, image_view, noise_table
 from .motion import ClipMotion, check_start
 from .motion import check as check_motion
@@ -85,19 +87,24 @@ class IVMixedPipeline:
     StableDiffusionPipeline of the same latent space; without it the image model is AnimateDiff's UNet without its
     motion modules, which takes no memory. ``image_table``: the noise table that the image model was trained on, where
     it is neither that of ``image`` nor, without one, Stable Diffusion's scaled-linear table. ``video_table``: that of
-    the video model, where it is not its scheduler's. Raises ValueError where a pipeline other than AnimateDiff's comes
-    without an image pipeline, or one predicts neither noise nor v.
+    the video model, where it is not its scheduler's. ``controlnets``: for SD 1.5, in the precision of the UNets; what
+    they are told, each clip says. Raises ValueError where a pipeline other than AnimateDiff's comes without an image
+    pipeline, one predicts neither noise nor v, or a ControlNet does not fit.
     """
 
     def __init__(self, video: DiffusionPipeline, image: DiffusionPipeline | None = None,
-                 image_table: Schedule | None = None, video_table: Schedule | None = None):
-        self.video, self.image = video, image
+                 image_table: Schedule | None = None, video_table: Schedule | None = None,
+                 controlnets: Sequence[ControlNetModel] = ()):
+        self.video, self.image, self.controlnets = video, image, tuple(controlnets)
         for pipeline in filter(None, (video, image)):
             if _prediction(pipeline) not in PREDICTIONS:
                 raise ValueError(f"{type(pipeline).__name__} predicts {_prediction(pipeline)}; known are "
                                  + ", ".join(PREDICTIONS))
         if image is None and not isinstance(video.unet, UNetMotionModel):
             raise ValueError(f"{type(video).__name__} has no image model inside: give a StableDiffusionPipeline too")
+        for network in self.controlnets:
+            fitting = video if image is None or self.is_animatediff else image
+            check_controlnet(network.config, fitting.unet.config, fitting.vae_scale_factor)
         self.video_table = video_table or noise_table(video)
         self.image_table = image_table or (noise_table(image) if image is not None else Schedule.scaled_linear())
 
@@ -154,6 +161,7 @@ class IVMixedPipeline:
         init: NDArray[np.uint8] | None = None,
         strength: float = STRENGTH,
         mask: NDArray[np.uint8] | None = None,
+        controls: Sequence[Control] = (),
         callback_on_step_end: StepCallback | None = None,
         progress: bool = True,
     ) -> Clip:
@@ -176,7 +184,7 @@ class IVMixedPipeline:
         a seed's, and in its own order. ``init``: frames to begin with, (frames, height, width, 3), RGB, beside noise;
         ``strength``: how much of their noise levels is run through, from 0, which gives them through the VAE,
         to 1. ``mask``: (frames, height, width), 255 where ``init`` is to be made anew and 0 where it stays, through the
-        VAE.
+        VAE. ``controls``: what each of the ``controlnets`` is told, in their order.
 
         ``callback_on_step_end(pipe, step, timestep, {"latents": latents})`` comes after every outer step, as in
         diffusers, with the variance-preserving latents (frames, channels, height, width); what it returns under
@@ -194,6 +202,7 @@ class IVMixedPipeline:
         for name, given, shape in (("init", init, (frames, height, width, 3)), ("mask", mask, (frames, height, width))):
             if given is not None and given.shape != shape:
                 raise OptionError(name, given.shape, f"an array of shape {shape}")
+        self._check_controls(controls, (frames, height, width, 3))
         options = options or Options()
         if mask is not None and (init is None or options.image_size is not None):
             _refuse_mask(options)
@@ -221,7 +230,7 @@ class IVMixedPipeline:
                 self.video.maybe_free_model_hooks()
             return Clip(pixels.cpu().numpy(), start.cpu(), plan, time.perf_counter() - begun, self._playback(
                 fps, playback_fps))
-        video, image = self._denoisers(prompt, negative_prompt, options, travel, acting, device, image_chunk)
+        video, image = self._denoisers(prompt, negative_prompt, options, travel, acting, device, image_chunk, controls)
         table = self.video_table
         if loop:  # the released loops give both models the same timestep, and know no input scale
             table = video.schedule = image.schedule = self.video_table.unscaled
@@ -263,7 +272,8 @@ class IVMixedPipeline:
             return x / table.input_norm(last)
 
         try:
-            with nullcontext() if acting is None else acting.acting_in(self.video.unet):
+            with (nullcontext() if acting is None else acting.acting_in(self.video.unet),
+                  on_device(self.controlnets if controls else (), device)):
                 x = sample_again(sample, latents, motion.free_init, abar=table.abars[-1],
                                  fresh=lambda: noise()[order_of(motion, frames, seed)],
                                  filter=motion.free_init_filter)
@@ -296,8 +306,18 @@ class IVMixedPipeline:
             if side < multiple or side % multiple:
                 raise OptionError(name, side, f"a multiple of {multiple} pixels")
 
+    def _check_controls(self, controls: Sequence[Control], shape: tuple[int, ...]) -> None:
+        """``shape``: of their hints. Raises OptionError, ConflictError."""
+        if len(controls) not in (0, len(self.controlnets)):
+            raise OptionError("controls", len(controls), f"{len(self.controlnets)} of them, one for each ControlNet")
+        for control in controls:
+            if control.hints.shape != shape:
+                raise OptionError("hints", control.hints.shape, f"an array of shape {shape}")
+            check_acts_on("acts_on", control.acts_on, self.is_animatediff)
+
     def _denoisers(self, prompt: str, negative_prompt: str, options: Options, travel: Travel | None,
-                   motion: ClipMotion | None, device: torch.device, chunk: int | None) -> tuple[Denoiser, Denoiser]:
+                   motion: ClipMotion | None, device: torch.device, chunk: int | None,
+                   controls: Sequence[Control]) -> tuple[Denoiser, Denoiser]:
         """``travel``: how the ``prompt`` changes along the clip, where it does."""
         def encode(pipeline: DiffusionPipeline, text: str, negative: str,
                    travel: Travel | None) -> tuple[Tensor, Tensor]:
@@ -307,9 +327,10 @@ class IVMixedPipeline:
             cond = travel.blend(torch.cat(conds), motion.frames, motion.controls.closes(motion.frames))
             return uncond.expand(motion.frames, -1, -1), cond
 
+        acting = [ActingControl(*pair) for pair in zip(self.controlnets, controls)]
         video = Denoiser(self.video.unet, self.video_table, _prediction(self.video),
                          *encode(self.video, prompt, negative_prompt, travel),
-                         travels=travel is not None, motion=motion)
+                         travels=travel is not None, motion=motion, controls=acting)
         if options.image_prompt:
             travel = None
         encoded = encode(self.image or self.video, options.image_prompt or prompt,
@@ -317,12 +338,12 @@ class IVMixedPipeline:
         travels = travel is not None
         if self.image is not None:
             return video, Denoiser(self.image.unet, self.image_table, _prediction(self.image), *encoded, chunk,
-                                   travels=travels)
+                                   travels=travels, controls=acting)
         hook = getattr(self.video.unet, "_hf_hook", None)
         if hook is not None:  # offloaded layers come to the device when the video model is called, but not for the view
             hook.pre_forward(self.video.unet)
         return video, Denoiser(image_view(self.video.unet), self.image_table, _prediction(self.video), *encoded,
-                               chunk, travels=travels)
+                               chunk, travels=travels, controls=acting)
 
     @torch.no_grad()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -364,6 +385,13 @@ def _refuse_mask(options: Options) -> None:
         raise ConflictError("image_size", options.image_size, "mask", because="the mask has the clip's size",
                             remedy="leave it empty")
     raise ConflictError("mask", "given", "no init", because="it says where that is made anew", remedy="give init too")
+
+
+def check_acts_on(name: str, acts_on: str, is_animatediff: bool) -> None:
+    """Raises ConflictError where ControlNets would act on a video model that they do not fit."""
+    if acts_on != "image" and not is_animatediff:
+        raise ConflictError(name, acts_on, "this video model", because="ControlNets of SD 1.5 do not fit it",
+                            remedy="take image")
 
 
 def check_prompts(prompt: str, negative_prompt: str, options: Options, frames: int, may_travel: bool) -> Travel | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..controls import MOST_FRAMES, MotionControls
-from ..kinds import Choice, Dimensions, Kind, Loras, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
+from ..kinds import Choice, Dimensions, Kind, Loras, Many, Nested, NotAllowed, Number, Schema, Switch, Text, Whole
 from ..options import Options, declare
 from ..plan import SOLVERS, SPACINGS
 from ..presets import PRESETS
@@ -25,6 +25,9 @@ Lora = tuple[str, float]
 
 LONGEST_PATH = 4096
 MOST_LORAS = 64
+MOST_CONTROLNETS = 8
+ACTS_ON = ("both", "video", "image")
+"""Which model ControlNets act on."""
 STRENGTH = 0.6
 """Denoising strength of a clip that begins with another."""
 BOX = "box"
@@ -142,6 +145,26 @@ class Settings(MotionControls):
     mask_video: str | None = declare(
         _FILE, None, group="clip",
         help="clip or picture, white where --init-video may change and black where it stays")
+    controlnet: tuple[str, ...] = declare(
+        Many(_FILE, MOST_CONTROLNETS), (), group="ControlNet",
+        help="ControlNet for SD 1.5, as a file or diffusers folder; may be given several times")
+    control_video: tuple[str, ...] = declare(
+        Many(_FILE, MOST_CONTROLNETS), (), group="ControlNet",
+        help="hints of a --controlnet, one for each frame: .gif, .mp4, .webm, .webp, .png, or a folder of PNG frames, "
+             "taken as those of --init-video are; edges, depth, poses or what the ControlNet wants, drawn already; "
+             "given once for all ControlNets, or once for each in their order, as are the next three")
+    control_strength: tuple[float, ...] = declare(
+        Many(Number(0, 10), MOST_CONTROLNETS), (1.0,), group="ControlNet",
+        help="factor on what a ControlNet adds; 0 is none")
+    control_start: tuple[float, ...] = declare(
+        Many(Number(0, 1), MOST_CONTROLNETS), (0.0,), group="ControlNet",
+        help="share of the steps after which a ControlNet begins to act")
+    control_end: tuple[float, ...] = declare(
+        Many(Number(0, 1), MOST_CONTROLNETS), (1.0,), group="ControlNet",
+        help="share of the steps after which it acts no more")
+    control_acts_on: str = declare(
+        Choice(ACTS_ON), "both", group="ControlNet",
+        help="which model ControlNets act on: both, or the video or the image model alone")
     steps: int | None = declare(
         Whole(1, 1000), None, group="clip", help="outer sampling steps (25, or those of a distilled motion module)")
     cfg: float | None = declare(
@@ -169,6 +192,20 @@ class Settings(MotionControls):
         help="frames that the image model takes at once (all); fewer need less memory")
 
     options: Options = declare(Nested(Options), Options(), group="sampler", help="the sampler's options")
+
+
+def files_of(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The files and folders that ``values``, settings by name, lead to, by the settings that name them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for option in Settings.declared():
+        value, kind = values.get(option.name), option.kind
+        if isinstance(kind, LoraFiles):
+            found[option.name] = tuple(file for file, _ in value or ())
+        elif isinstance(kind, Many) and kind.of is _FILE:
+            found[option.name] = tuple(value or ())
+        elif kind is _FILE and value not in (None, BOX):
+            found[option.name] = (value,)
+    return {name: files for name, files in found.items() if files}
 
 
 def with_preset(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +19,15 @@ from ..controls import check_reuse
 from ..motion.module import Distilled
 from ..neighbours import check_attention
 from ..options import ConflictError, OptionError
-from ..plan import Plan
+from ..plan import Move, Plan
 from ..schedule import Schedule
 from ..untrusted import shown
 from ..weights.noise import IN_FOLDERS, SCALED_LINEAR, Noise
 from . import box, loading, videocrafter
+from .control import Control
 from .motion import check as check_motion
 from .motion import check_start
-from .pipeline import Clip, IVMixedPipeline, StepCallback, check_prompts, plan_of
+from .pipeline import Clip, IVMixedPipeline, StepCallback, check_acts_on, check_prompts, plan_of
 from .settings import BOX, STRENGTH, Settings
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,8 +49,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def complete(settings: Settings, device: torch.device) -> Settings:
     """The settings with what is left to chance or to the device filled in, so that they make the same clip again.
 
-    Without a number of frames a clip that begins with another has as many as that, no more than the usual. Raises
-    MediaError.
+    Without a number of frames a clip that begins with another has as many as that, and one with ControlNets as many as
+    the shortest of their videos, stills aside; no more than the usual. Raises MediaError.
     """
     precision = settings.precision
     if precision == "auto":
@@ -83,9 +85,15 @@ def _strength(settings: Settings) -> float | None:
 def _frames(settings: Settings) -> int:
     frames = settings.frames
     if frames is None:
-        frames = box.FRAMES if settings.checkpoint == BOX else 16
+        frames = most = box.FRAMES if settings.checkpoint == BOX else 16
+
+        def there(video: str) -> int:
+            return len(take(video, None, playback(settings), most=most, fit=_small).frames)
+
         if settings.init_video is not None:
-            frames = len(take(settings.init_video, None, playback(settings), most=frames, fit=_small).frames)
+            frames = there(settings.init_video)
+        else:
+            frames = min([count for count in map(there, settings.control_video) if count > 1], default=frames)
     return frames
 
 
@@ -146,6 +154,10 @@ def check(settings: Settings) -> None:
     if settings.mask_video is not None and settings.options.image_size is not None:
         raise ConflictError("image_size", settings.options.image_size, "mask_video",
                             because="the mask has the clip's size", remedy="leave it empty")
+    if settings.controlnet:
+        check_acts_on("control_acts_on", settings.control_acts_on, most is not None)
+    for network, *_ in _controls(settings):
+        loading.check_controlnet(network, _controlled_models(settings))
     for video in _videos(settings):
         take(video, settings.frames, playback(settings), fit=_small)
     at_once = frames if most is None else min(frames, settings.context)
@@ -158,8 +170,51 @@ def check_words(settings: Settings) -> None:
     check_prompts(settings.prompt, settings.negative_prompt, settings.options, _frames(settings), most is not None)
 
 
+def _controls(settings: Settings) -> list[tuple[str, str, dict[str, Any]]]:
+    """Of each ControlNet its file, its video, and what `Control` is made of besides. Raises OptionError, ConflictError.
+    """
+    count = len(settings.controlnet)
+    values = []
+    for name in ("control_video", "control_strength", "control_start", "control_end"):
+        option, given = Settings.option(name), getattr(settings, name)
+        if not count:
+            if given != option.default:
+                raise ConflictError(name, option.to_text(given), "no controlnet", because="it says what one is told",
+                                    remedy="give controlnet too")
+        elif not given:
+            raise OptionError(name, option.to_text(given), option.allowed, "is missing: a ControlNet needs hints")
+        elif len(given) not in (1, count):
+            raise ConflictError(name, option.to_text(given), f"{count} ControlNets", because=f"there are {len(given)}",
+                                remedy="give one for all, or one for each")
+        values.append(given * count if len(given) == 1 else given)
+    for start, end in zip(*values[2:]):
+        if start >= end:
+            raise ConflictError("control_start", start, "control_end", end, because="no step is between them",
+                                remedy="take a start below the end")
+    return [(network, video, {"strength": strength, "start": start, "end": end, "acts_on": settings.control_acts_on})
+            for network, video, strength, start, end in zip(settings.controlnet, *values)]
+
+
+def _controlled_models(settings: Settings) -> list[str]:
+    """The checkpoints that ControlNets act on."""
+    video = _checkpoint(settings)
+    image = settings.image_checkpoint or video
+    return list(dict.fromkeys({"both": (video, image), "video": (video,), "image": (image,)}[settings.control_acts_on]))
+
+
+def controlled(settings: Settings) -> Callable[[Move], int]:
+    """How many ControlNets act in a move of the plan of ``settings``. Raises OptionError, ConflictError."""
+    controls = [Control(_NO_HINTS, **told) for _, _, told in _controls(settings)]
+    steps = plan(settings).steps
+    return lambda move: sum(control.acts(move.model, move.step, steps) for control in controls)
+
+
+_NO_HINTS = np.empty((0, 0, 0, 3), np.uint8)
+
+
 def _videos(settings: Settings) -> list[str]:
-    return [video for video in (settings.init_video, settings.mask_video) if video is not None]
+    videos = [settings.init_video, settings.mask_video, *settings.control_video]
+    return [video for video in videos if video is not None]
 
 
 def _small(picture: Image.Image) -> Image.Image:
@@ -168,7 +223,8 @@ def _small(picture: Image.Image) -> Image.Image:
 
 
 def begins_with(settings: Settings) -> list[str]:
-    """A line for each of the videos that a clip begins with: which of their frames. Raises MediaError."""
+    """A line for each of the videos that a clip begins with or is controlled by: which of their frames. Raises
+    MediaError."""
     return [take(video, settings.frames, playback(settings), fit=_small).said for video in _videos(settings)]
 
 
@@ -209,6 +265,11 @@ def said(settings: Settings) -> list[str]:
         lines.append(module.kind.distilled.advice(module.kind.name, _steps(settings), _cfg(settings)))
     if module and module.doubt:
         lines.append(f"motion module {shown(settings.motion_module)} {module.doubt}")
+    if settings.controlnet:
+        acting, moves = controlled(settings), [move for move in plan(settings).moves if move.evaluates]
+        if not any(map(acting, moves)):
+            lines.append("no ControlNet acts in any step; see control_strength, control_start, control_end and "
+                         "control_acts_on")
     lines += [f"{name} model: {noise} (from {', '.join(noise.said)})" for name, noise in found.items()
               if noise.said and (noise.said != IN_FOLDERS or noise.prediction != "epsilon" or noise.zero_snr)]
     return [line for line in lines if line]
@@ -233,6 +294,8 @@ def load(settings: Settings, device: torch.device, *, offload: bool = False, vae
     video = loading.load_video(
         _checkpoint(settings), settings.motion_module, lora=settings.lora, vae=settings.vae,
         prediction=settings.prediction, zero_snr=settings.zero_snr, dtype=dtype)
+    controlnets = {path: loading.load_controlnet(path, _controlled_models(settings)[0], dtype=dtype)
+                   for path in dict.fromkeys(settings.controlnet)}
     image = None
     if settings.image_checkpoint:
         image = loading.load_image(
@@ -255,8 +318,13 @@ def load(settings: Settings, device: torch.device, *, offload: bool = False, vae
             with loading.quiet():
                 pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
+    for network in controlnets.values():
+        if attention_slicing:
+            network.set_attention_slice("auto")
+        if not offload:  # else it comes to the device for the sampling
+            network.to(device)
     video_table, image_table = noise_tables(settings)
-    return IVMixedPipeline(video, image, image_table, video_table)
+    return IVMixedPipeline(video, image, image_table, video_table, [controlnets[path] for path in settings.controlnet])
 
 
 def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline | None = None,
@@ -274,8 +342,8 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         clip.save("kite.mp4")
 
     ``pipe``: models that `load` returned, to make several clips. ``memory``: the switches of `load`. Everything is
-    checked before a model is loaded: OptionError, `loading.LoadError` and `MediaError` (of ``init_video`` and
-    ``mask_video``) say what is wrong in one line.
+    checked before a model is loaded: OptionError, `loading.LoadError` and `MediaError` (of ``init_video``,
+    ``mask_video`` and ``control_video``) say what is wrong in one line.
     """
     target = choose_device(device)
     settings = complete(settings, target)
@@ -284,6 +352,8 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
     width, height = settings.size or pipe.size
     init, mask = (None if video is None else _frames_of(video, settings, (width, height))
                   for video in (settings.init_video, settings.mask_video))
+    hints = {video: _frames_of(video, settings, (width, height)) for video in dict.fromkeys(settings.control_video)}
+    controls = [Control(hints[video], **told) for _, video, told in _controls(settings)]
     clip = pipe(
         settings.prompt, settings.negative_prompt, frames=settings.frames or 0, width=width, height=height,
         steps=_steps(settings), cfg_scale=_cfg(settings), seed=settings.seed or 0, options=settings.options,
@@ -291,7 +361,7 @@ def generate(settings: Settings, device: str = "auto", *, pipe: IVMixedPipeline 
         image_chunk=settings.image_chunk, fps=settings.fps,
         playback_fps=settings.playback_fps, init=init, strength=settings.strength or 0.0,
         mask=None if mask is None else np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in mask]),
-        callback_on_step_end=callback_on_step_end, progress=progress,
+        controls=controls, callback_on_step_end=callback_on_step_end, progress=progress,
     )
     made: dict[str, Any] = replace(settings, size=(width, height)).to_dict()
     return replace(clip, settings=made)

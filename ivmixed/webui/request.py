@@ -6,8 +6,8 @@ many times, and the X/Y/Z plot copies it for each of its cells.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -53,6 +53,10 @@ class Request:
         """Of the latest sampling with a sampler of ours."""
         self.frames: list[Frames] | None = None
         """Where a list is put here the frames come into it, as uint8 (height, width, 3)."""
+        self.until_sampled = ExitStack()
+        """What is changed in the host for it until its sampling begins."""
+        self.check_controls: Callable[[], None] | None = None
+        """Says before the sampling whether ControlNet took the request's control video."""
 
     @property
     def p(self) -> Any:
@@ -83,6 +87,7 @@ class Request:
 
     def restore(self) -> None:
         """The request asks for what it asked before: a script may go on with it."""
+        self.until_sampled.close()
         for name, value in self._before.items():
             if value is None:
                 vars(self.p).pop(name, None)
@@ -95,7 +100,7 @@ class Request:
     def begin(self) -> None:
         """Before the host begins with it, also where it was made before."""
         self.restore()
-        self.clip, self.asks_video, self.sampled = None, True, None
+        self.clip, self.asks_video, self.sampled, self.check_controls = None, True, None, None
 
     def guard(self) -> None:
         """Before the host changes anything for it, with our sampler or our motion; the checkpoint is loaded.
@@ -107,9 +112,11 @@ class Request:
 
         def guarded_sample(*args: Any, **kwargs: Any) -> Any:
             with put_back_after_errors(p):
+                self.until_sampled.close()
                 return sample(*args, **kwargs)
 
         def guarded_close() -> None:
+            self.until_sampled.close()
             hosts.find().failed(p)  # an error after the sampling, in the decoder say: `finish` takes this away
             close()
         self.change(sample=guarded_sample, close=guarded_close)
@@ -123,6 +130,7 @@ class Request:
         """Lets it end with ``error`` where the host begins to make its pictures: of what a hook raises it only has a
         line in its log."""
         p = self.p
+        self.until_sampled.close()
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             hosts.find().failed(p)

@@ -22,19 +22,24 @@ Tensors = dict[str, torch.Tensor]
 Notes = dict[str, Any]
 
 CHECKPOINT, MOTION, LORA, VAE = "a checkpoint file", "an AnimateDiff motion module", "a LoRA", "a VAE file"
+CONTROLNET = "a ControlNet"
 MOTION_LORA = "an AnimateDiff motion LoRA"
 
 OTHER = "a model of another family (SD 3, Flux or the like)"
 SIGNS = (
-    (r"controlnet_cond_embedding|^control_model\.", "a ControlNet"),
+    (r"^lllite_", "a ControlNet-LLLite"),
+    (r"^lora_controlnet$", "a Control-LoRA"),
+    (r"controlnet_cond_embedding|^control_model\.|^(input_hint_block|zero_convs)\.", CONTROLNET),
     (r"(motion_modules|temporal_attentions)\.", MOTION),
     (r"^model\.diffusion_model\.input_blocks\.(?!.*lora[._])", CHECKPOINT),
     (r"(double|single|joint)_blocks", OTHER),
     (r"hada_w|lokr_w|oft_blocks", "a LyCORIS file (LoHa, LoKr or OFT)"),
+    (r"to_[kv]_ip|^image_proj[._]", "an IP-Adapter"),
     (r"lora[._]", LORA),
     (r"^model\.diffusion_model\.", OTHER),
     (r"^(first_stage_model\.)?decoder\.conv_in\.", VAE),
     (r"^(down_blocks|mid_block)\.", "the UNet of a diffusers folder (give the whole folder)"),
+    (r"^(adapter\.)?body\.\d+\.", "a T2I-Adapter"),
     (r"^emb_params$", "a textual inversion embedding"),
 )
 """A tensor whose name matches tells what a file is; the first match counts."""

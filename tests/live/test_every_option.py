@@ -6,9 +6,11 @@ import time
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from ivmixed.clips.media import write_clip
 from ivmixed.motion.options import MOTION_OPTIONS
 from ivmixed.webui.options import OPTIONS
 
@@ -153,18 +155,24 @@ CONTROL = {"ControlNet": ("none", "control"), "IP-Adapter": (("ip-adapter_clip_s
 """How the names begin, in small letters, of the preprocessor and of the model that such a unit has."""
 
 
-@pytest.mark.parametrize("kind", CONTROL)
-def test_controlnet(webui, clips, kind):
-    if webui.motion != BUILT_IN:
-        pytest.skip("AnimateDiff stops at ControlNet's units in a request through the API")
+def unit_of(webui, kind):
+    """A unit of ControlNet without a picture; skips where there is no such thing."""
     if not webui.has("ControlNet"):
         pytest.skip("no ControlNet in this WebUI")
-    unit = {"enabled": True, "image": png(), "weight": 1.0}
+    unit = {"enabled": True, "weight": 1.0}
     for field, begins in zip(("module", "model"), CONTROL[kind], strict=True):
         names = webui.call(f"/controlnet/{field}_list")[f"{field}_list"]
         unit[field] = next((name for name in names if name.lower().startswith(begins)), None)
         if unit[field] is None:
             pytest.skip(f"no {field} for {kind} in this WebUI")
+    return unit
+
+
+@pytest.mark.parametrize("kind", CONTROL)
+def test_controlnet(webui, clips, kind):
+    if webui.motion != BUILT_IN:
+        pytest.skip("AnimateDiff stops at ControlNet's units in a request through the API")
+    unit = {**unit_of(webui, kind), "image": png()}
     fields = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
     made = [clips(fields, controlnet=model) for model in ("both", "video", "image")]
     assert all(clip.field(NAME) == planned(webui) for clip in made)
@@ -223,7 +231,7 @@ LONG = {"frames": 7, "context": 4, "steps": 1, "sampler_name": "Euler"}
 SEEN = {"model", "frames", "context", "fps", "formats", "loras", "overlap", "stride", "closed_loop", "fuse",
         "motion_strength", "motion_strength_frames", "attention_scale", "noise", "free_init", "free_init_filter",
         "kind",  # needs a module whose file does not tell, see tests/test_webui_motion.py
-        "init_video", "extend"}
+        "init_video", "extend", "control_video"}
 
 
 class TestBuiltInMotion:
@@ -262,6 +270,29 @@ class TestBuiltInMotion:
         assert longer.field("IV-mixed motion extend") == "2" and different(longer.frames, strong.frames)
         with pytest.raises(Refused, match="is not for txt2img"):
             webui.generate(frames=4, motion={"init_video": video})
+
+    def test_a_video_is_the_hint_of_units_without_a_picture(self, webui, tmp_path):
+        unit, plain = unit_of(webui, "ControlNet"), webui.generate(**LONG)
+        pictures = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
+        write_clip(tmp_path / "still.webp", pictures[:1].repeat(7, 0), 8, {})
+        write_clip(tmp_path / "moving.webp", pictures, 8, {})
+        Image.fromarray(pictures[0]).save(tmp_path / "picture.png")
+        still, moving, picture = (base64.b64encode((tmp_path / name).read_bytes()).decode()
+                                  for name in ("still.webp", "moving.webp", "picture.png"))
+
+        def clip(unit, **motion):
+            return webui.generate(**LONG, alwayson_scripts={"ControlNet": {"args": [unit]}}, motion=motion)
+
+        by_picture, by_still, by_moving = (clip({**unit, "image": picture, "save_detected_map": False}),
+                                           clip(unit, control_video=still), clip(unit, control_video=moving))
+        assert len(by_moving.frames) == 7 and by_still.frames == by_picture.frames
+        assert different(by_still.frames[1:], by_moving.frames[1:])
+        assert by_moving.field("IV-mixed motion control").strip('"').startswith("7 frames of control_video.webp")
+        with pytest.raises(Refused, match="no unit of ControlNet takes it"):
+            clip({**unit, "enabled": False}, control_video=moving)
+        with pytest.raises(Refused, match="stopped while it prepared its units"):
+            clip({**unit, "model": "none of these"}, control_video=moving)
+        assert webui.generate(**LONG).frames == plain.frames
 
     @pytest.mark.parametrize("motion", [
         {"motion_strength": 0}, {"motion_strength": [2, 0]}, {"motion_strength_frames": "0=1 6=0"},

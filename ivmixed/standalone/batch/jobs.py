@@ -1,7 +1,7 @@
 """Rows become jobs: every clip checked, named and given its identity before any model is loaded.
 
-The identity of a clip is the SHA-256 of all that makes it: the resolved settings, the size and date of each model file,
-and the version of this package. A clip whose sidecar has it is never made again.
+The identity of a clip is the SHA-256 of all that makes it: the resolved settings, the size and date of each file
+that they name, and the version of this package. A clip whose sidecar has it is never made again.
 """
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ... import __version__
 from ...options import OptionError
 from ...untrusted import Refusal
 from .. import txt2vid
-from ..settings import BOX, Settings
+from ..settings import Settings, files_of
 from .rows import Row, RowsError, plain
 
 ENDINGS = ("mp4", "webm", "gif", "webp")
 """Formats that hold a clip in one file."""
 MODELS = ("checkpoint", "motion_module", "image_checkpoint", "vae", "lora", "image_lora", "prediction", "zero_snr",
-          "image_prediction", "image_zero_snr", "precision")
+          "image_prediction", "image_zero_snr", "precision", "controlnet")
 """The settings that decide which models are loaded, and how."""
 
 Place = Callable[[str], tuple[str, str]]
@@ -90,7 +90,7 @@ def prepare(rows: Sequence[Row], device: torch.device, ending: str = "mp4", plac
 
 def identity_of(settings: Settings) -> str:
     """The identity of the clip that complete settings make."""
-    whole = {"version": __version__, "settings": settings.to_dict(), "files": _stats(_model_paths(settings))}
+    whole = {"version": __version__, "settings": settings.to_dict(), "files": _stats(_paths(settings))}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,10 +121,9 @@ def _name(settings: Settings, identity: str) -> str:
     return f"{words}-{settings.seed}-{identity[:8]}"
 
 
-def _model_paths(settings: Settings) -> tuple[str, ...]:
-    files = [settings.checkpoint, settings.motion_module, settings.image_checkpoint, settings.vae]
-    files += [file for file, _ in (*settings.lora, *settings.image_lora)]
-    return tuple(file for file in files if file and file != BOX)  # the box's come with the version
+def _paths(settings: Settings) -> tuple[str, ...]:
+    """All files but those of the box, which come with the version."""
+    return tuple(file for files in files_of(settings.to_dict()).values() for file in files)
 
 
 @cache

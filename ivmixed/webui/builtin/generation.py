@@ -33,7 +33,7 @@ from ..errors import RefusedError, refusing
 from ..extensions import animatediff
 from ..motion import ClipMotion
 from ..page import settings
-from . import start
+from . import control, start
 
 ENDINGS = {".safetensors", ".ckpt", ".pth", ".pt"}
 MOST_ENTRIES = 50_000
@@ -345,7 +345,9 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
                 return
             selectable.check(p)
             start.prepare(p, options)
-            clip = kept.clip = Clip(p, options)
+            clip = Clip(p, options)
+            control.prepare(p, options)
+            kept.clip = clip
     except Exception as error:
         kept.refuse(error)  # or a still would come of it
         if isinstance(error, RefusedError):
@@ -363,6 +365,8 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
+            if (check_controls := request.of(clip.p).check_controls) is not None:
+                check_controls()
             with refusing(), hosts.find().attached(clip) as clip.motion, _noised(clip):
                 clip.motion.frames = clip.context  # more than it sees at a time are refused before the first evaluation
                 clip.motion.frames = None

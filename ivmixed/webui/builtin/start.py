@@ -37,7 +37,7 @@ def prepare(p: Any, options: MotionOptions) -> None:
     if getattr(p, "init_images", None) is None:
         raise OptionError("init_video", f"{len(options.init_video)} bytes", "a request of img2img, or the tab txt2vid",
                           "is not for txt2img")
-    taken = take(options, _fit(p), shared.opts.data.get("img2img_background_color") or source.BACKGROUND)
+    taken = frames_of(options, _fit(p), shared.opts.data.get("img2img_background_color") or source.BACKGROUND)
     log.info(taken.said)
     if any(p.init_images):
         log.info("the picture of img2img is not used: the clip takes its place")
@@ -53,19 +53,25 @@ def prepare(p: Any, options: MotionOptions) -> None:
     p.extra_generation_params[SAID] = taken.said
 
 
-def take(options: MotionOptions, fit: Callable[[Image.Image], Image.Image],
-         background: str = source.BACKGROUND) -> Taken:
+def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image],
+              background: str = source.BACKGROUND) -> Taken:
     """The frames of the init video with which a clip begins. Raises MediaError."""
     assert options.init_video is not None
+    return take("init_video", options.init_video, options.extend or options.frames, options.fps, fit,
+                background=background, last=bool(options.extend))
+
+
+def take(name: str, video: bytes, frames: int, fps: float, fit: Callable[[Image.Image], Image.Image],
+         **more: Any) -> Taken:
+    """What `ivmixed.clips.source.take` takes of the file that the option ``name`` holds. Raises MediaError."""
     try:
-        ending = decode.ending_of(options.init_video[:16])
+        ending = decode.ending_of(video[:16])
     except ValueError:
-        raise MediaError(f"init_video is no clip; allowed: {', '.join(decode.SIGNATURES)}") from None
+        raise MediaError(f"{name} is no clip; allowed: {', '.join(decode.SIGNATURES)}") from None
     with tempfile.TemporaryDirectory(prefix="ivmixed-") as folder:
-        file = Path(folder, f"init_video{ending}")
-        file.write_bytes(options.init_video)
-        return source.take(file, options.extend or options.frames, options.fps, fit=fit, background=background,
-                           last=bool(options.extend))
+        file = Path(folder, f"{name}{ending}")
+        file.write_bytes(video)
+        return source.take(file, frames, fps, fit=fit, **more)
 
 
 def _fit(p: Any) -> Callable[[Image.Image], Image.Image]:

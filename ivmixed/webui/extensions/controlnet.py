@@ -3,20 +3,30 @@
 Source: that extension's ``scripts/hook.py`` (``control_params``) and ``scripts/controlnet_lllite.py``, and how
 AnimateDiff cuts them to its context windows (``animatediff_infv2v.py``). It tells the prompt from the negative prompt
 by a token before each, and when a control begins and ends at the start of every evaluation (``mark_prompt_context``,
-``guidance_schedule_handler``).
+``guidance_schedule_handler``). For AnimateDiff it reads a unit's pictures from a folder, one for each frame
+(``scripts/animate_diff/batch.py``, ``get_control`` in ``scripts/controlnet.py``).
 """
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from modules import devices
+
+from ...clips.encode import Frames
+from ...options import OptionError
+from ...patch import replaced
+from ..errors import RefusedError
+from .forge_controlnet import NOBODY, STOPPED
 
 
 @contextmanager
@@ -32,6 +42,53 @@ def rows(script_runner: Any, chosen: slice | Tensor, total: int) -> Iterator[Non
                 stack.callback(assign, value)
                 assign(_rows(value, chosen, total))
         yield
+
+
+@contextmanager
+def fed(p: Any, frames: Sequence[Frames]) -> Iterator[Callable[[], None]]:
+    """As `Host.fed_controlnet` has it. A unit is an object of pydantic or, from the API, a dictionary."""
+    script = next((script for script in getattr(p.scripts, "alwayson_scripts", ())
+                   if script.title().lower() == "controlnet"), None)
+    if script is None:
+        raise OptionError("control_video", "a video", "nothing", "has no use: there is no ControlNet in this WebUI")
+    units = slice(script.args_from, script.args_to)
+    enabled = [unit for unit in p.script_args[units] if _of(unit, "enabled")]
+    taking = [unit for unit in enabled if not _has_picture(unit)]
+    if not taking:
+        raise RefusedError(NOBODY)
+
+    def check() -> None:
+        made = controls(p.scripts)
+        if len(made) < len(enabled):
+            raise RefusedError(STOPPED)
+        device = devices.get_device_for("controlnet")
+        for control in made:  # it leaves them in memory, where AnimateDiff takes them from
+            for name in ("hint_cond", "hr_hint_cond"):
+                value: Any = getattr(control, name, None)
+                if getattr(value, "ndim", 0) == 4:
+                    setattr(control, name, value.to(device))
+
+    with tempfile.TemporaryDirectory(prefix="ivmixed-") as folder:
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(Path(folder, f"{number:05}.png"))
+        told = {"animatediff_batch": True, "batch_images": folder, "save_detected_map": False}
+        args = list(p.script_args)
+        args[units] = [unit if all(unit is not other for other in taking) else
+                       {**unit, **told} if isinstance(unit, dict) else unit.copy(update=told) for unit in args[units]]
+        with replaced(p, "script_args", type(p.script_args)(args)):
+            yield check
+
+
+def _of(unit: Any, name: str) -> Any:
+    return unit.get(name) if isinstance(unit, dict) else getattr(unit, name, None)
+
+
+def _has_picture(unit: Any) -> bool:
+    """Whether a unit brings what it looks at: a picture, or a folder or several pictures."""
+    mode = getattr(_of(unit, "input_mode"), "name", "SIMPLE")
+    images = [_of(unit, name) for name in ("image", "input_image", "ipadapter_input")]
+    images = [image.get("image") if isinstance(image, dict) else image for image in images]
+    return mode != "SIMPLE" or any(image is not None and not (isinstance(image, str) and not image) for image in images)
 
 
 def marked(script_runner: Any, given: dict[str, Any]) -> dict[str, Any]:

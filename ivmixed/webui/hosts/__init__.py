@@ -4,13 +4,14 @@ What a host does as all do is in no host's file; CONTRIBUTING.md says how to add
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from ...clips.encode import Frames
     from ...motion import Motion
     from ..builtin.generation import Clip
     from ..motion import ClipMotion
@@ -54,6 +55,11 @@ class Host(Protocol):
     def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
         """The AnimateDiff extension's for a latent of ``frames`` frames; None where the UNet has none, or the latent is
         no clip. Raises RefusedError, OptionError where the request asks for motion and there is none."""
+
+    def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:
+        """Within the block, in which ControlNet prepares its units, those without a picture of their own take
+        ``frames``, one for each of the clip's. What it gives raises RefusedError afterwards where they did not. Raises
+        OptionError where it cannot be here."""
 
     # What the page needs ----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from modules import sd_samplers_cfg_denoiser, shared
 
 from ... import ConflictError, Move, Plan, Schedule
+from ...clips.encode import Frames
 from ...features import DeepFeatures, deep_blocks
 from ...motion import Motion
 from ...neighbours import attending
@@ -65,6 +66,9 @@ class A1111:
 
     def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
         return BuiltinMotion(clip)
+
+    def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:
+        return controlnet.fed(p, frames)
 
     def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
         return animatediff.AnimateDiffMotion.of_clip(p, frames)

@@ -17,12 +17,12 @@ from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
 from ...clips.encode import can_write
-from ...clips.source import strip
+from ...clips.source import Taken, strip
 from ...motion import FORMATS, MotionControls, MotionOptions
 from ...options import ConflictError, Option
 from ...untrusted import Refusal
 from .. import MOTION, request
-from ..builtin import generation, output, start
+from ..builtin import control, generation, output, start
 from . import form
 
 
@@ -46,7 +46,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool) -> tuple[list[Any], l
     with InputAccordion(False, label=MOTION, elem_id=elem_id("open")) as accordion:
         gr.HTML("Makes a clip with an AnimateDiff motion module, with any sampler and without another extension. "
                 "The batch size is the number of frames.")
-        motion = components(elem_id, starts=is_img2img)
+        motion = components(elem_id, starts=is_img2img, controls=True)
     return [accordion, *motion.components], [PasteField(accordion, _is_open), *motion.fields]
 
 
@@ -59,14 +59,17 @@ class MotionForm(form.Form):
 
 STARTS = ("init_video", "extend")
 """The options of a clip that starts from another."""
+CONTROLS = ("control_video",)
+"""Those of ControlNet's units."""
 
 
 def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[Any, Source] | None = None,
-               starts: bool = True, more: Callable[[], None] = lambda: None) -> MotionForm:
+               starts: bool = True, controls: bool = False, more: Callable[[], None] = lambda: None) -> MotionForm:
     """The form of the options.
 
     The list of motion modules is that of the source which the component ``by`` has as its value. ``starts``: whether a
-    clip may start from another here; ``more`` draws what else belongs there.
+    clip may start from another here; ``more`` draws what else belongs there. ``controls``: whether there are units of
+    ControlNet beside it.
     """
     sources = sources or {None: BUILT_IN}
     made = MotionForm(MotionOptions, MOTION, elem_id, lambda params: MOTION in params, drawn={
@@ -76,36 +79,52 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
     with gr.Row():
         made.draw(others)
     with gr.Accordion("Motion strength, windows, LoRAs, formats", open=False, elem_id=elem_id("advanced")):
-        made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS])
+        made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS + CONTROLS])
     with gr.Accordion("Start from a clip", open=False, elem_id=elem_id("start"), visible=starts) as made.start:
         made.draw([MotionOptions.option(name) for name in STARTS])
         more()
-        if starts:
-            _preview(elem_id, made, by, sources)
+        start_shown = gr.HTML("", elem_id=elem_id("start_preview"))
+    with gr.Accordion("ControlNet video", open=False, elem_id=elem_id("control"), visible=controls):
+        made.draw([MotionOptions.option(name) for name in CONTROLS])
+        control_shown = gr.HTML("", elem_id=elem_id("control_preview"))
+    named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
+    if starts:
+        inputs = [named[name] for name in (*STARTS, "frames", "fps")]
+        if by is None:
+            _preview(preview_start, inputs, start_shown)
+        else:
+            _preview(lambda *values: preview_start(*values[:-1], sources[values[-1]]), [*inputs, by], start_shown)
+    if controls:
+        _preview(preview_control, [named[name] for name in (*CONTROLS, "frames", "fps")], control_shown)
     return made
 
 
-def _preview(elem_id: Callable[[str], str], made: form.Form, by: Any, sources: Mapping[Any, Source]) -> None:
-    """Below the clip to start from: what will be used of it."""
-    named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
-    shown = gr.HTML("", elem_id=elem_id("start_preview"))
-    inputs = [*(named[name] for name in ("init_video", "extend", "frames", "fps")), *([] if by is None else [by])]
+def _preview(preview: Callable[..., str], inputs: list[Any], shown: Any) -> None:
+    """Below a clip: what will be used of it."""
     for component in inputs:
-        component.change(lambda *values: preview_start(*values[:4], sources[(*values[4:], None)[0]]), inputs=inputs,
-                         outputs=[shown], show_progress="hidden", queue=False)
+        component.change(preview, inputs=inputs, outputs=[shown], show_progress="hidden", queue=False)
 
 
 def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any, source: Source = BUILT_IN) -> str:
     """What a clip will begin with: in words, and some of the frames."""
-    if init_video is None:
-        return ""
-    if not source.starts:
+    if init_video is not None and not source.starts:
         return ('<p role="alert" class="ivmixed-error">Only built-in motion starts from a clip: choose it under '
                 "Motion comes from, or take the clip out.</p>")
+    return _used("init_video", init_video, start.frames_of, extend=extend, frames=frames, fps=fps)
+
+
+def preview_control(control_video: Any, frames: Any, fps: Any) -> str:
+    """What ControlNet's units will get: in words, and some of the frames."""
+    return _used("control_video", control_video, control.frames_of, frames=frames, fps=fps)
+
+
+def _used(name: str, video: Any, frames_of: Callable[..., Taken], **values: Any) -> str:
+    """What is used of the file in the option ``name``. ``frames_of`` takes its frames, of the options' ``values``."""
+    if video is None:
+        return ""
     try:
-        options = MotionOptions(init_video=form.uploaded(MotionOptions.option("init_video"), init_video),
-                                extend=extend, frames=frames, fps=fps)
-        taken = start.take(options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
+        options = MotionOptions(**{name: form.uploaded(MotionOptions.option(name), video)}, **values)
+        taken = frames_of(options, lambda picture: picture.resize((max(1, 64 * picture.width // picture.height), 64)))
     except Refusal as error:
         words = str(error).removeprefix("IV-mixed: ")
         return f'<p role="alert" class="ivmixed-error">{html.escape(words)}</p>'

@@ -8,7 +8,7 @@ beside the sampler's: ``forge_objects.unet.model.model_sampling``. Read beside `
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from modules import sd_models
 from modules.timer import Timer
 
 from .... import Move, NonFiniteError, OptionError, Plan, Schedule, make_plan
+from ....clips.encode import Frames
 from ....features import DeepFeatures, deep_blocks
 from ....motion import Motion
 from ....neighbours import attending
@@ -132,6 +133,9 @@ class ForgeHost:
 
     def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
         return builtin.ForgeBuiltinMotion(clip)
+
+    def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:
+        return forge_controlnet.fed(p, frames)
 
     def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:
         unet = unet_of(sampler)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 
 import psutil
 import pytest
@@ -75,6 +76,18 @@ def test_a_killed_driver_is_gone_on_with(capsys, tmp_path, serial):
     assert len(list(out.glob("x-*.json"))) < 6
     assert batch(capsys, rows, "--out", out, *SMALL)[0] == 0
     assert files(out) == serial
+    no_leftovers(out)
+
+
+def test_ctrl_c_leaves_nothing_but_finished_clips(tmp_path, serial):
+    out = tmp_path / "out"
+    process = started(rows_file(tmp_path, ROWS), "--out", out, *SMALL, "--workers", 2)
+    wait_for(lambda: list(out.glob("x-*.json")), process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and "and the same command makes the others" in error
+    made = files(out)
+    assert 2 <= len(made) < len(serial) and made == {name: serial[name] for name in made}
     no_leftovers(out)
 
 

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         strips[name] = clips[0]
     if args.sheet:
         sheet = media.contact_sheet(list(strips.values()), list(strips), columns=12)
-        sheet.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(args.sheet, optimize=True)
+        sheet.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(args.sheet, optimize=True)
 
 
 if __name__ == "__main__":

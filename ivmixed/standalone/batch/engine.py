@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -179,8 +179,12 @@ class OnRay:
                     actor, given = idle.pop(), waiting.popleft()
                     busy[actor.run.remote(given[0])] = actor, given
         finally:
-            for actor in [*idle, *(actor for actor, _ in busy.values())]:
+            actors = [*idle, *(actor for actor, _ in busy.values())]
+            for actor in actors:
                 ray.kill(actor)
+            for actor in actors:  # gone, and with it what it held in a folder
+                with suppress(Exception):
+                    ray.get(actor.about.remote(), timeout=10)
 
 
 class _Actor:

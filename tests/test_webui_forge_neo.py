@@ -7,6 +7,8 @@ import safetensors.torch
 import torch
 from fastapi import HTTPException
 
+from ivmixed.patch import replaced
+
 from .host import NAME
 from .host.forge_host import NEO, loaded_forge
 from .test_webui_motion import request, with_modules
@@ -64,3 +66,21 @@ def test_built_in_motion_acts_and_is_gone(host, tmp_path):
     assert len(host.evaluations) == 9
     assert (clip - host.run(request(host))).abs().max() > 1e-3
     assert torch.equal(host.run(host.still("Euler")), still)
+
+
+def test_motion_acts_in_a_network_that_the_host_compiles(host, tmp_path):
+    with_modules(host, tmp_path)
+    network, expected = host.network, host.run(request(host))
+    own, apply_model = network.diffusion_model, network.apply_model
+
+    def compiled(*args, **kwargs):  # as its script for torch.compile does it, which needs Triton
+        network.diffusion_model = torch.compile(own, backend="eager", dynamic=True)
+        try:
+            return apply_model(*args, **kwargs)
+        finally:
+            network.diffusion_model = own
+
+    with replaced(network, "apply_model", compiled):
+        still = host.run(host.still("Euler", batch_size=4))  # of as many rows as the clip
+        assert torch.equal(host.run(request(host)), expected)
+        assert torch.equal(host.run(host.still("Euler", batch_size=4)), still)

@@ -40,12 +40,12 @@ class MotionOptions(MotionControls):
     )
 
     init_video: bytes | None = declare(
-        Data(), None, advanced=True, title="Start from a clip",
+        Data(), None, advanced=True, title="Clip to start from",
         help="A GIF, MP4, WebM, WebP or PNG whose frames the clip begins with, each frame with its own, taken at the "
              "clip's FPS; the denoising strength says how much is made anew. In img2img and the tab txt2vid",
     )
     extend: int = declare(
-        Whole(0, 1023), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",
+        Whole(0, 1023, slider=(0, 64)), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",
         help="0 begins with the whole of that clip; else the new clip begins with so many of its last frames, which "
              "stay as they are, and goes on from there",
     )

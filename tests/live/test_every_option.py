@@ -87,6 +87,13 @@ def test_option(webui, clips, name):
     assert different(clip.frames, clips(**others).frames)
 
 
+def test_the_image_model_may_take_every_step(webui, clips):
+    """No video model is asked, and what is made are stills, which is said nowhere to be an error."""
+    clip = clips(interval=[0, 0], finish_percent=100)
+    assert clip.field(NAME) == planned(webui, interval=[0, 0], finish_percent=100) == f"{STEPS} evaluations"
+    assert different(clip.frames, clips(interval=[0, 0]).frames)
+
+
 def test_every_schedule(webui, before):
     try:
         schedules = webui.call("/sdapi/v1/schedulers")

@@ -76,7 +76,7 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
         "model": lambda option, shared: [_modules(elem_id, shared, by, sources)], "formats": _formats})
     first, *others = form.basic(MotionOptions)
     made.draw([first])
-    with gr.Row():
+    with gr.Row(elem_classes="ivmixed-pair"):
         made.draw(others)
     with gr.Accordion("Motion strength, windows, LoRAs, formats", open=False, elem_id=elem_id("advanced")):
         made.draw([option for option in form.advanced(MotionOptions) if option.name not in STARTS + CONTROLS])

@@ -61,7 +61,7 @@ class HostSettings(OptionSet):
     height: int = declare(Whole(8, 8192, step=8, slider=(64, 2048)), 512, "Size-2", title="Height", help="")
     cfg_scale: float = declare(Number(0, 100, step=0.5, slider=(1, 30)), 7.5, "CFG scale", title="CFG Scale", help="")
     seed: int = declare(  # a browser's numbers are whole so far
-        Whole(-1, 2**53), -1, "Seed", title="Seed (-1: another one every time)", help="")
+        Whole(-1, 2**53), -1, "Seed", title="Seed (-1: random)", help="")
     denoising_strength: float = declare(
         Number(0, 1, step=0.01), 0.6, "Denoising strength",
         help="Where the clip starts from another: how much of that is made anew")
@@ -163,7 +163,7 @@ def _host_settings() -> form.Form:
         made.draw([first, second])
     made.draw([steps])
     for pair in (others[:2], others[2:4]):
-        with gr.Row():
+        with gr.Row(elem_classes="ivmixed-pair"):
             made.draw(pair)
     return made
 

@@ -367,7 +367,7 @@ def test_model_files_that_a_clip_names_are_listed_and_not_opened(capsys, tmp_pat
     out = ["--out", tmp_path / "new.gif", "--device", "cpu"]
     code, _, error = run(capsys, "--from", clip, *out)
     assert code == 2 and error.count("\n") == 1 and "--trust-paths" in error
-    for name in ("model.ckpt", "motion.ckpt", "vae.pt", "--lora /their/lora.pt:0.5", "style.pt:1"):
+    for name in ("model.ckpt", "motion.ckpt", "vae.pt", "--lora /their/lora.pt:0.5", "style.pt"):
         assert name in error
     own = ["--checkpoint", "a", "--motion-module", "b", "--vae", "c", "--lora", "d"]
     code, _, error = run(capsys, "--from", clip, *own, *out)

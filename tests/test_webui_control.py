@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_before_the_first_evaluation(forge, tmp_path, 
 def test_without_controlnet_it_is_refused(tmp_path):
     with loaded_forge("forge_main") as host:
         p = request(with_modules(host, tmp_path), control_video=video(tmp_path))
-        with pytest.raises(host.sampler.RefusedError, match="there is no ControlNet in this WebUI"):
+        with pytest.raises(host.sampler.RefusedError, match="no ControlNet that takes it"):
             host.run(p)
 
 

@@ -50,7 +50,7 @@ def fed(p: Any, frames: Sequence[Frames]) -> Iterator[Callable[[], None]]:
     script = next((script for script in getattr(p.scripts, "alwayson_scripts", ())
                    if script.title().lower() == "controlnet"), None)
     if script is None:
-        raise OptionError("control_video", "a video", "nothing", "has no use: there is no ControlNet in this WebUI")
+        raise OptionError("control_video", "a video", "none", "has no use: this WebUI has no ControlNet that takes it")
     units = slice(script.args_from, script.args_to)
     enabled = [unit for unit in p.script_args[units] if _of(unit, "enabled")]
     taking = [unit for unit in enabled if not _has_picture(unit)]

@@ -72,7 +72,7 @@ def fed(p: Any, frames: Sequence[Frames]) -> Iterator[Callable[[], None]]:
     script = next((script for script in getattr(p.scripts, "alwayson_scripts", ())
                    if script.title().lower() == "controlnet" and hasattr(script, "get_input_data")), None)
     if script is None:
-        raise OptionError("control_video", "a video", "nothing", "has no use: there is no ControlNet in this WebUI")
+        raise OptionError("control_video", "a video", "none", "has no use: this WebUI has no ControlNet that takes it")
     asked: list[tuple[Any, bool]] = []
     choose = script.get_input_data
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +61,9 @@ def attending(network: nn.Module, sees: str, frames: int, clips: int = 1) -> Ite
         if hasattr(torch.compiler, "set_stance"):  # compiled code does not notice hooks that come and go
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(network.register_forward_pre_hook(note).remove)
-        for block in network.modules():
-            if hasattr(block, "attn1"):
-                for layer in (block.attn1.to_k, block.attn1.to_v):
-                    stack.callback(layer.register_forward_hook(see).remove)
+        attentions: list[Any] = [block.attn1 for block in network.modules() if hasattr(block, "attn1")]
+        for layer in (layer for attention in attentions for layer in (attention.to_k, attention.to_v)):
+            stack.callback(layer.register_forward_hook(see).remove)
         yield
         if not acted:
             raise OptionError("image_attention", sees, "own, or a UNet that nothing replaces (as TensorRT does)",

@@ -229,8 +229,8 @@ class ForgeStrategy:
 
     def _network(self, model: str) -> Any:
         """The UNet of one of the models."""
-        own = model == "image" and self.image_model is not None
-        return (self.image_model if own else self).unet.model.diffusion_model
+        own = self.image_model if model == "image" else None
+        return (own or self).unet.model.diffusion_model
 
     def settings(self, move: Move, needs_uncond: bool) -> dict[str, Any]:
         # some hosts read NGMS from the settings instead of the sampler's argument

@@ -396,16 +396,21 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def test_two_drivers_on_one_folder_make_every_clip_once(tmp_path):
-    rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 6}]), tmp_path / "out"
-    drivers = [started(rows, "--out", out, *SMALL, "--json", call=["-c", COUNTED, tmp_path / "begun"])
-               for _ in range(2)]
-    said = [driver.communicate() for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0, 0], said
-    assert [json.loads(text)["there"] for text, _ in said] == [6, 6]
-    assert sum(json.loads(text)["made"] for text, _ in said) == 6
-    assert sorted((tmp_path / "begun").read_text().split()) == list("012345")  # nothing was computed in vain
-    assert sorted(files(out)) == sorted(f"x-{k}.mp4{end}" for k in range(6) for end in ("", ".json"))
+def test_two_drivers_on_one_folder_make_every_clip_once(capsys, tmp_path, monkeypatch):
+    """One in a process of its own, which takes seconds to start, and one here from its first clip on."""
+    rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 8}]), tmp_path / "out"
+    driver = started(rows, "--out", out, *SMALL, "--json", call=["-c", COUNTED, tmp_path / "there"])
+    wait_for((out / "x-0.mp4.json").exists, driver)
+    begun, generate = [], txt2vid.generate
+    monkeypatch.setattr(txt2vid, "generate", lambda settings, *args, **more: (
+        begun.append(settings.seed), generate(settings, *args, **more))[1])
+    code, here, _ = batch(capsys, rows, "--out", out, *SMALL, "--json")
+    there, error = driver.communicate()
+    assert code == driver.returncode == 0, error
+    assert json.loads(here)["there"] == json.loads(there)["there"] == 8
+    begun += map(int, (tmp_path / "there").read_text().split())
+    assert sorted(begun) == list(range(8))  # nothing was computed in vain
+    assert sorted(files(out)) == sorted(f"x-{k}.mp4{end}" for k in range(8) for end in ("", ".json"))
     no_leftovers(out)
 
 
@@ -444,7 +449,7 @@ def test_a_disk_without_locks_has_each_clip_once_too(capsys, tmp_path, monkeypat
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(capsys, tmp_path):
     rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 3}]), tmp_path / "out"
-    slow = ["--steps", "12", "--frames", "2", "--device", "cpu", "--quiet"]
+    slow = ["--steps", "8", "--frames", "2", "--device", "cpu", "--quiet"]
     process = started(rows, "--out", out, *slow)
     wait_for((out / "x-0.mp4.json").exists, process)
     process.send_signal(signal.SIGINT)

@@ -45,7 +45,8 @@ class MotionOptions(MotionControls):
              "clip's FPS; the denoising strength says how much is made anew. In img2img and the tab txt2vid",
     )
     extend: int = declare(
-        Whole(0, 1023, slider=(0, 64)), 0, "IV-mixed motion extend", advanced=True, title="Extend it by its last frames",
+        Whole(0, 1023, slider=(0, 64)), 0, "IV-mixed motion extend", advanced=True,
+        title="Extend it by its last frames",
         help="0 begins with the whole of that clip; else the new clip begins with so many of its last frames, which "
              "stay as they are, and goes on from there",
     )

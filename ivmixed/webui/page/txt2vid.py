@@ -163,7 +163,7 @@ def _host_settings() -> form.Form:
         made.draw([first, second])
     made.draw([steps])
     for pair in (others[:2], others[2:4]):
-        with gr.Row(elem_classes="ivmixed-pair"):
+        with gr.Row():
             made.draw(pair)
     return made
 

@@ -19,6 +19,9 @@ BETTER = {"joint": -1, "frame": -1, "surprise": -1, "motion": 0, "obeyed": 1, "s
           "frechet": -1, "flicker": 0, "warping": 0, "boil": 0, "sway": 0}
 """Which way is better: -1 less, 1 more, 0 nearer to true clips."""
 
+PRESETS = ("plain", "IV-IV", "every 8th step", "finish 15 %, smoothed 50 %")
+"""Settings that are presets, which are named in any case."""
+
 ACROSS = 3
 """Panels in a row."""
 
@@ -58,7 +61,7 @@ def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     chosen = front(scored, way or -1)
     line = [point for point in sorted(points, key=lambda point: point[1]) if point[0] in chosen]
     axes.plot([price for _, price, _ in line], [value for *_, value in line], color="grey", linewidth=0.8, zorder=0)
-    named = line + [point for point in points if point[0] in ("plain", "IV-IV") and point not in line]
+    named = line + [point for point in points if point[0] in PRESETS and point not in line]
     for k, (name, price, value) in enumerate(named):
         axes.annotate(name, (price, value), fontsize=6, xytext=(4, (6, -9)[k % 2]), textcoords="offset points")
     if true:

@@ -30,7 +30,7 @@ LATE = (60, 100)
 """The interval that suits this model."""
 
 STRIPS = {
-    "presets": {name: PRESETS[name].options for name in ("plain", "balanced", "fast", "paper")},
+    "presets": {name: PRESETS[name].options for name in ("plain", "balanced", "fast", "quality", "paper")},
     "gamma": {"plain": Options(interval=(0, 0)), **{
         f"gamma {gamma}": Options(gamma_go=gamma, gamma_back=gamma, interval=LATE) for gamma in (0, 2, 4, 8)}},
     "z": {f"z {percent}%": Options(z_percent=percent, interval=LATE) for percent in (0, 50, 100)},

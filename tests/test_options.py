@@ -510,7 +510,7 @@ def test_presets_are_what_their_names_say():
                ((name, preset.loop) for name, preset in PRESETS.items()))
 
 
-@pytest.mark.parametrize("name, least, most", [("fast", 0.8, 0.99), ("balanced", 1, 1.5)])
+@pytest.mark.parametrize("name, least, most", [("fast", 0.8, 0.99), ("balanced", 1, 1.5), ("quality", 1, 1.5)])
 def test_the_prices_of_presets_are_what_is_said_of_them(name, least, most):
     from ivmixed import PRESETS, Schedule, make_plan
     from ivmixed.cost import times_plain

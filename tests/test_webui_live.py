@@ -186,7 +186,7 @@ def changed(page, values):
     return page.defaults() | {name: value for name, value in zip(page.names, values[:-1]) if name not in left}
 
 
-@pytest.mark.parametrize("name", ["paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"])
+@pytest.mark.parametrize("name", ["paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     values = host.module("page.live").choose(name, True)
     preset = host.module("presets").BUILT_IN[name]
@@ -201,7 +201,7 @@ def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
 
 def test_the_released_loops_and_the_box_models_are_not_offered(host):
     assert list(host.module("presets").BUILT_IN) == [
-        "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
+        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
 
 
 def test_choosing_custom_changes_nothing(host, page):
@@ -223,7 +223,7 @@ def test_settings_are_saved_and_come_back(host, page, options):
     assert values[-1] == 6.5
     assert look(host, options, preset="mine")[3] == "mine"
     presets.delete("mine")
-    assert look(host, options)[3] in ("custom", "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain")
+    assert look(host, options)[3] in ("custom", *presets.BUILT_IN)
 
 
 def test_two_presets_with_the_same_settings_keep_their_names(host, stored):
@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_told_and_kept(host, stored, text):
     stored.write_text(text, "latin-1")
     host.log.lines.clear()
     assert list(host.module("presets").every()) == [
-        "paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain"]
+        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
     assert str(stored) in host.log.lines[0] and "repair it, or move it away" in host.log.lines[0]
     _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(WebUIOptions()))
     assert str(stored) in text_of(said)
@@ -294,7 +294,7 @@ def test_an_entry_of_another_version_is_left_out_and_kept(host, stored):
     data |= {"later": {"options": {"new_option": 1}, "cfg_scale": 7}, "broken": 3, "half": {"options": {}}}
     stored.write_text(json.dumps(data))
     host.log.lines.clear()
-    assert list(presets.every()) == ["paper", "balanced", "fast", "paper-videocrafter", "distilled", "plain", "good"]
+    assert list(presets.every()) == [*presets.BUILT_IN, "good"]
     assert [line.split("'")[1] for line in host.log.lines] == ["later", "broken", "half"]
     presets.save("more", WebUIOptions(), None)
     assert list(json.loads(stored.read_text())) == ["good", "later", "broken", "half", "more"]

@@ -18,7 +18,7 @@ class Tab:
 
     PREFIX = PREFIX
     """How the panel's ids begin."""
-    WAIT = 60_000
+    WAIT = 120_000
     """Milliseconds."""
 
     def __init__(self, browser, url, theme="light", width=900, height=1400):

@@ -248,8 +248,7 @@ def test_the_gamma_of_the_image_model_is_under_advanced(tab):
         "return c['image go'][0] === 8 && c['video go'][0] === 4 }", arg=PREFIX)
 
 
-@pytest.mark.parametrize("width", [400, 900])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 900)])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
     with Tab(browser, url, theme, width) as tab:
         tab.open().settle()

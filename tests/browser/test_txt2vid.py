@@ -195,8 +195,7 @@ def test_a_preset_with_another_cfg_scale_says_so_and_sets_it(tab):
     tab.page.wait_for_function(f"() => document.querySelector('{OWN}cfg_scale input[type=number]').value === '7.5'")
 
 
-@pytest.mark.parametrize("width", [400, 1300])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 1300)])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
     with ClipTab(browser, url, theme, width) as tab:
         tab.press("compare", clips=2)

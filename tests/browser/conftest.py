@@ -21,7 +21,7 @@ GRADIO4 = Path(os.environ.get("GRADIO4", Path(sys.prefix, "gradio4")))
 HOSTS = {"gradio3": "a1111", "gradio4": "forge_main"}
 EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in HOSTS]
 """With ``pytest -n 2 --dist loadgroup`` each of them has a process of its own, with its server and its browser."""
-START = 180
+START = 300
 """Seconds that a page may take to be served: on a busy machine importing gradio alone takes a minute."""
 
 

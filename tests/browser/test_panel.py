@@ -18,7 +18,7 @@ class Tab:
 
     PREFIX = PREFIX
     """How the panel's ids begin."""
-    WAIT = 60_000
+    WAIT = 120_000
     """Milliseconds."""
 
     def __init__(self, browser, url, theme="light", width=900, height=1400):
@@ -248,8 +248,7 @@ def test_the_gamma_of_the_image_model_is_under_advanced(tab):
         "return c['image go'][0] === 8 && c['video go'][0] === 4 }", arg=PREFIX)
 
 
-@pytest.mark.parametrize("width", [400, 900])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 900)])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
     with Tab(browser, url, theme, width) as tab:
         tab.open().settle()

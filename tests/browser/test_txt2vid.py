@@ -235,8 +235,7 @@ def test_colours_of_text_are_those_of_the_style(browser, url, theme):
             assert made[0] == made[1] != made[2], selector
 
 
-@pytest.mark.parametrize("width", [400, 1300])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 1300)])
 def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
     with ClipTab(browser, url, theme, width) as tab:
         tab.press("compare", clips=2)

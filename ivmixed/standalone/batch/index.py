@@ -59,7 +59,7 @@ def _figure(record: Mapping[str, Any]) -> str:
     address = html.escape(quote(clip))
     is_picture = clip.endswith((".gif", ".webp"))
     shown = (f'<img src="{address}" loading="lazy" alt="">' if is_picture else
-             f'<video src="{address}" controls loop muted preload="metadata"></video>')
+             f'<video src="{address}" controls loop muted preload="metadata" loading="lazy"></video>')
     rows = "".join(f"<tr><td>{_text(name)}<td>{_text(value)}" for name, value in _told(settings))
     seconds = batch.get("seconds")
     cost = (f"seed {_text(settings.get('seed'))}, {_text(batch.get('evaluations'))} evaluations, "

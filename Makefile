@@ -10,8 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# what a target says comes as a whole, where make can do that
-TOGETHER := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# in a log what each target says comes as a whole, where make can do that; in a terminal it comes at once
+TOGETHER := $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),--output-sync=target))
 
 .PHONY: help demo test test-code test-page test-thorough test-live check-gpu lint clean
 

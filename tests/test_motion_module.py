@@ -191,6 +191,31 @@ def test_the_dtype_of_the_features_stays(weights, given):
     assert far(made.float(), theirs(x.float(), num_frames=4)) < 0.05
 
 
+@pytest.mark.parametrize("given", [torch.float16, torch.float32])
+def test_under_autocast_only_the_norms_are_in_float32(given, monkeypatch):
+    """AUTOMATIC1111's default on CUDA. CUDA's autocast has the norms in float32; the CPU's leaves them as they are."""
+    ours, theirs = pair(64)
+    x = torch.randn(8, 64, 4, 4, generator=torch.Generator().manual_seed(0)).to(given)
+    expected = theirs(x.float(), num_frames=4)
+
+    def in_float32(norm):
+        return lambda x, shape, weight, bias, eps: norm(x.float(), shape, weight.float(), bias.float(), eps)
+
+    for name in ("group_norm", "layer_norm"):
+        monkeypatch.setattr(functional, name, in_float32(getattr(functional, name)))
+    seen, normed = set(), set()
+    for layer in ours.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(lambda layer, args: seen.add(args[0].dtype))
+        if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+            layer.register_forward_hook(lambda layer, args, output: normed.add(output.dtype))
+    with torch.autocast("cpu", dtype=torch.float16):
+        made = ours.half()(x, 4)
+    assert normed == {torch.float32} and seen == {torch.float16}
+    assert made.dtype == given
+    assert far(made.float(), expected) < 0.01
+
+
 def test_frames_go_to_depth_and_back():
     x = torch.arange(2 * 3 * 4 * 2 * 2.0).view(6, 4, 2, 2)
     assert frames_to_depth(x, 3).shape == (2, 4, 3, 2, 2)

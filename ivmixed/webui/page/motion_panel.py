@@ -90,9 +90,12 @@ def _preview(elem_id: Callable[[str], str], made: form.Form, by: Any, sources: M
     named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
     shown = gr.HTML("", elem_id=elem_id("start_preview"))
     inputs = [*(named[name] for name in ("init_video", "extend", "frames", "fps")), *([] if by is None else [by])]
+
+    def show(init_video: Any, extend: Any, frames: Any, fps: Any, source: Any = None) -> str:
+        return preview_start(init_video, extend, frames, fps, sources[source])
+
     for component in inputs:
-        component.change(lambda *values: preview_start(*values[:4], sources[(*values[4:], None)[0]]), inputs=inputs,
-                         outputs=[shown], show_progress="hidden", queue=False)
+        component.change(show, inputs=inputs, outputs=[shown], show_progress="hidden", queue=False)
 
 
 def preview_start(init_video: Any, extend: Any, frames: Any, fps: Any, source: Source = BUILT_IN) -> str:

@@ -89,11 +89,11 @@ def components(elem_id: Callable[[str], str], by: Any = None, sources: Mapping[A
         control_shown = gr.HTML("", elem_id=elem_id("control_preview"))
     named = dict(zip((option.name for option in form.ordered(MotionOptions)), made.components))
     if starts:
-        inputs = [named[name] for name in (*STARTS, "frames", "fps")]
-        if by is None:
-            _preview(preview_start, inputs, start_shown)
-        else:
-            _preview(lambda *values: preview_start(*values[:-1], sources[values[-1]]), [*inputs, by], start_shown)
+        def show_start(init_video: Any, extend: Any, frames: Any, fps: Any, source: Any = None) -> str:
+            return preview_start(init_video, extend, frames, fps, sources[source])
+
+        inputs = [named[name] for name in (*STARTS, "frames", "fps")] + ([] if by is None else [by])
+        _preview(show_start, inputs, start_shown)
     if controls:
         _preview(preview_control, [named[name] for name in (*CONTROLS, "frames", "fps")], control_shown)
     return made

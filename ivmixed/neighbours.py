@@ -20,9 +20,9 @@ def check_attention(plan: Plan, frames: int, at_once: int) -> None:
     """Raises ConflictError where ``frames`` of a clip are to see others, and the image model takes fewer at once."""
     if plan.image_attention != "own" and frames > at_once and plan.count("image"):
         raise ConflictError(
-            "image_attention", plan.image_attention, f"{at_once} frames at once",
-            because=f"a frame cannot see those of the {frames} that are not evaluated with it",
-            remedy=f"take own, or a clip of {at_once} frames")
+            "image_attention", plan.image_attention, f"{at_once} of {frames} frames at once",
+            because="a frame cannot see those that are not evaluated with it",
+            remedy=f"take own, or a clip of {at_once} frames at most")
 
 
 @contextmanager

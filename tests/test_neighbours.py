@@ -151,5 +151,5 @@ def test_a_clip_longer_than_what_is_evaluated_at_once_is_refused(sees):
     if sees == "own":
         check_attention(plan, 16, 8)
         return
-    with pytest.raises(OptionError, match=f"image_attention = '{sees}' cannot be used with 8 frames at once"):
+    with pytest.raises(OptionError, match=f"image_attention = '{sees}' cannot be used with 8 of 16 frames at once"):
         check_attention(plan, 16, 8)

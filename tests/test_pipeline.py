@@ -155,6 +155,21 @@ def test_same_seed_same_pixels_and_chunks_do_not_matter():
     assert (first.latents - other.latents).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("sees", ["neighbours", "first"])
+def test_only_the_image_model_sees_other_frames(sees):
+    """In a clip that the image model ends; without a step of it there is nothing to see."""
+    pipe = IVMixedPipeline(tiny.animatediff())
+
+    def latents(**options):
+        return pipe(PROMPT, frames=4, steps=4, width=16, height=16, progress=False,
+                    options=Options(interval=(0, 0), **options)).latents
+
+    own, seen = (latents(finish_percent=50, image_attention=value) for value in ("own", sees))
+    assert (own - seen).abs().max() > 1e-5
+    assert torch.equal(latents(image_attention=sees), latents())
+    assert torch.equal(latents(finish_percent=50), own)
+
+
 def test_frames_are_what_diffusers_decodes():
     video = tiny.animatediff()
     clip = IVMixedPipeline(video)(PROMPT, frames=3, steps=2, progress=False)
@@ -354,6 +369,7 @@ def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
     ({"loop": "animatediff", "options": Options(gamma_go="0=6 9=2", gamma_back="0=6 9=2")}, "has no keyframes"),
     ({"loop": "animatediff", "options": Options(finish_percent=20)}, "finish_percent = 20.0 cannot be used with loop"),
     ({"width": 16, "height": 16, "options": Options(finish_percent=100, image_size=(8, 8))}, "image_size = '4x4'"),
+    ({"image_chunk": 1, "options": Options(image_attention="first")}, "image_attention = 'first' cannot be used with 1 of"),
 ])
 def test_refused_before_the_first_evaluation(wrong, words):
     video = tiny.animatediff()

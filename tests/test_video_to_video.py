@@ -104,7 +104,7 @@ def test_what_cannot_be_is_refused(given, field):
 
 # --- masks
 
-@pytest.mark.parametrize("options", [Options(), PLAIN])
+@pytest.mark.parametrize("options", [Options(), PLAIN, Options(finish_percent=50, finish_smoothing=100)])
 def test_what_the_mask_keeps_stays(options):
     pipe = IVMixedPipeline(tiny.animatediff())
     mask = np.zeros((4, 16, 16), np.uint8)

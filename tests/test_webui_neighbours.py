@@ -80,7 +80,7 @@ def test_prompt_and_negative_prompt_apart(together):
 def test_a_clip_longer_than_the_context_is_refused(kind):
     with attentive(kind) as host:
         p = host.clip(options={"image_attention": "first"}, frames=6, context=4, steps=3)
-        with pytest.raises(HTTPException, match="'first' cannot be used with 4 frames at once") as refused:
+        with pytest.raises(HTTPException, match="'first' cannot be used with 4 of 6 frames at once") as refused:
             host.run(p)
         assert refused.value.status_code == 422 and not host.evaluations
 

@@ -164,14 +164,17 @@ def test_a_schedule_that_looks_into_the_network_for_its_table(client, monkeypatc
     def rising(n, sigma_min, sigma_max, inner_model, device):
         return torch.tensor([25.0, 14.0, 22.0, 0.0])
 
+    def by_size(n, width, height, sigma_min, sigma_max, inner_model, device):  # Forge Neo's "Flux2"
+        return torch.linspace(1, 0, n + 1)
+
     schedules = sys.modules["modules.sd_schedulers"].schedulers
     monkeypatch.setitem(sys.modules, "modules.sd_schedulers", SimpleNamespace(schedulers=[*schedules, *(
         SimpleNamespace(name=name, label=name, function=function, need_inner_model=True)
-        for name, function in (("turbo", turbo), ("another", of_another), ("rising", rising)))]))
+        for name, function in (("turbo", turbo), ("another", of_another), ("rising", rising), ("by_size", by_size)))]))
     made = plan(client, steps=3, scheduler="turbo")
     assert [move["sigma"] for move in made["moves"] if move["kind"] == "ordinary"] == pytest.approx(
         [Schedule.linear().sigmas[timestep] for timestep in (999, 666, 333)], rel=1e-6)
-    for name in ("another", "rising"):
+    for name in ("another", "rising", "by_size"):
         answer = client.post("/ivmixed/v1/plan", json={"steps": 3, "scheduler": name})
         assert answer.status_code == 422 and f"scheduler = '{name}' is not allowed" in answer.json()["detail"][0]["msg"]
 

@@ -126,7 +126,7 @@ def _all_levels(steps: int, scheduler: str, table: _Table) -> list[float]:
     ends = {"sigma_min": table.schedule.sigma_min, "sigma_max": table.schedule.sigma_max}
     try:
         made = data.function(n=steps, device=torch.device("cpu"), **ends, **more)
-    except AttributeError as error:  # it looks for more of the model than there is of `_Table`
+    except (AttributeError, TypeError) as error:  # it wants more of the model than `_Table`, or more than a model has
         raise OptionError("scheduler", scheduler, "one that can be made before a model is asked") from error
     return made.tolist()  # type: ignore[no-any-return]
 

@@ -112,7 +112,11 @@ def test_every_schedule(webui, before):
             print(f"\n{label}: {refused.text}")
             continue
         made.append(label)
-        cost = webui.call("/ivmixed/v1/plan", {"steps": 3, "scheduler": label})["cost"]
+        try:
+            cost = webui.call("/ivmixed/v1/plan", {"steps": 3, "scheduler": label})["cost"]
+        except Refused as refused:  # some go by the picture's size
+            assert refused.status == 422 and "before a model is asked" in refused.text
+            continue
         print(f"\n{label}: {clip.field(NAME)}")
         assert clip.field(NAME) == f"{cost['evaluations']} evaluations", label
         assert clip.field("Schedule type") == label
@@ -176,11 +180,13 @@ def unit_of(webui, kind):
 
 
 @pytest.mark.parametrize("kind", CONTROL)
-def test_controlnet(webui, clips, kind):
+def test_controlnet(webui, before, clips, kind):
     if webui.motion != BUILT_IN:
         pytest.skip("AnimateDiff stops at ControlNet's units in a request through the API")
     unit = {**unit_of(webui, kind), "image": png()}
     fields = {"alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+    if webui.generate(clip=False, steps=1, **fields).frames[:1] == before["still"]:
+        pytest.skip("without effect on stills too: the WebUI cannot load it, see its log")
     made = [clips(fields, controlnet=model) for model in ("both", "video", "image")]
     assert all(clip.field(NAME) == planned(webui) for clip in made)
     neither = clips().frames

@@ -206,14 +206,14 @@ def test_img2img(webui, mixed):
 
 def test_hires_fix(webui, mixed):
     latent = [mode["name"] for mode in webui.call("/sdapi/v1/latent-upscale-modes")]  # Forge Neo has none
-    fields = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": (latent or ["None"])[0], "hr_second_pass_steps": 2,
+    fields = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": (latent or ["None"])[0], "hr_second_pass_steps": 2,
               "denoising_strength": 0.8}
     if "hr_additional_modules" in webui.fields():  # Forge main fails without
         fields["hr_additional_modules"] = ["Use same choices"]
     clip = webui.mixed(**fields)
     assert clip.field(NAME) == "4 evaluations"
     assert clip.field("IV-mixed hires") == "4 evaluations"
-    assert Image.open(io.BytesIO(clip.files[1])).size == (96, 96)
+    assert Image.open(io.BytesIO(clip.files[1])).size == (128, 128)
 
 
 def test_batch_count(webui, mixed):

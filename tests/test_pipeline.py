@@ -369,7 +369,7 @@ def test_v_prediction_on_a_table_that_ends_in_nothing_but_noise():
     ({"loop": "animatediff", "options": Options(gamma_go="0=6 9=2", gamma_back="0=6 9=2")}, "has no keyframes"),
     ({"loop": "animatediff", "options": Options(finish_percent=20)}, "finish_percent = 20.0 cannot be used with loop"),
     ({"width": 16, "height": 16, "options": Options(finish_percent=100, image_size=(8, 8))}, "image_size = '4x4'"),
-    ({"image_chunk": 1, "options": Options(image_attention="first")}, "image_attention = 'first' cannot be used with 1 of"),
+    ({"image_chunk": 1, "options": Options(image_attention="first")}, "'first' cannot be used with 1 of 2 frames"),
 ])
 def test_refused_before_the_first_evaluation(wrong, words):
     video = tiny.animatediff()

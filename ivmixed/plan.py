@@ -42,7 +42,7 @@ SPACINGS = ("linspace", "trailing")
 them from 0, a WebUI's schedule type SGM Uniform, at most one timestep beside diffusers' "trailing"."""
 
 Model = Literal["image", "video", "noise"]
-Kind = Literal["go", "back", "ordinary"]
+MoveKind = Literal["go", "back", "ordinary"]
 Reuse = Literal["", "prediction", "features"]
 
 
@@ -58,7 +58,7 @@ class Move:
 
     model: Model
     """"image" or "video"; of a back move also "noise": fresh Gaussian noise of the variance between the two levels."""
-    kind: Kind
+    kind: MoveKind
     """"go" (denoises), "back" (inverts) or "ordinary" (the outer step)."""
     sigma: float
     sigma_from: float
@@ -208,7 +208,7 @@ def _finish(options: Options, levels: Sequence[float], schedule: Schedule | None
     return min(nearest, steps - min(FEWEST, steps // 2))
 
 
-def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[Kind, int, float, float]]:
+def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list[tuple[MoveKind, int, float, float]]:
     """The moves of the extra loop of step i: kind, which of the two models of that kind, from, to."""
     a = levels[i]
     if order == "noise-first":  # up to the levels of the two steps before
@@ -217,7 +217,7 @@ def _loop(order: str, levels: Sequence[float], i: int, sigma_min: float) -> list
     near, far = levels[i + 1], levels[i + 2] or sigma_min
     if far > near * (1 - SAME_LEVEL):
         far = near
-    go: list[tuple[Kind, int, float, float]] = [("go", 0, a, near), ("go", 1, near, far)]
+    go: list[tuple[MoveKind, int, float, float]] = [("go", 0, a, near), ("go", 1, near, far)]
     if order == "animatediff":  # the first model has the lower of the two moves, and is asked first all the same
         go = [("go", 0, near, far), ("go", 1, a, near)]
     return [*go, ("back", 0, far, near), ("back", 1, near, a)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .kinds import Pair
 from .options import ramp
-from .plan import SOLVERS, Kind, Model, Move, Plan
+from .plan import SOLVERS, Model, Move, MoveKind, Plan
 from .schedule import Schedule
 from .untrusted import shown
 
@@ -57,7 +57,7 @@ def released_plan(
     def sigma(timestep: int) -> float:
         return schedule.sigmas[max(0, timestep)]
 
-    def move(model: Model, kind: Kind, at: int, start: int, end: int, guidance: float, step: int) -> Move:
+    def move(model: Model, kind: MoveKind, at: int, start: int, end: int, guidance: float, step: int) -> Move:
         return Move(model, kind, sigma(at), sigma(start), sigma(end), guidance, step)
 
     moves: list[Move] = []

@@ -11,7 +11,7 @@ from ivmixed.motion.noise import mixed, order
 from ivmixed.motion.windows import window_weights
 from ivmixed.standalone import IVMixedPipeline
 from ivmixed.standalone.denoiser import Denoiser, image_view
-from ivmixed.standalone.motion import ClipMotion
+from ivmixed.standalone.motion import ActingMotion
 from ivmixed.standalone.pipeline import plan_of
 
 from . import tiny
@@ -56,7 +56,7 @@ def test_one_window_and_strength_1_are_the_model_itself():
     table = Schedule.linear()
     plan = plan_of(table, table, 3, PLAIN)
     alone, in_clip = (Denoiser(video.unet, table, "epsilon", uncond, cond, motion=motion)
-                      for motion in (None, ClipMotion(MotionControls(context=6), 6)))
+                      for motion in (None, ActingMotion(MotionControls(context=6), 6)))
     with in_clip.motion.acting_in(video.unet):
         made = []
         for model in (alone, in_clip):
@@ -80,7 +80,7 @@ def test_a_clip_within_the_context_is_the_same_whatever_its_windows():
 def test_a_long_clip_is_evaluated_in_windows_and_fused(fuse):
     video, table = tiny.animatediff(), Schedule.linear()
     cond, uncond = words()
-    motion = ClipMotion(controls(fuse=fuse, overlap=2), LONG)
+    motion = ActingMotion(controls(fuse=fuse, overlap=2), LONG)
     windowed = Denoiser(video.unet, table, "epsilon", uncond, cond, motion=motion)
     alone = Denoiser(video.unet, table, "epsilon", uncond, cond)
     plan = plan_of(table, table, 3, PLAIN)
@@ -164,7 +164,7 @@ def test_what_is_no_prompt_travel_is_refused_in_a_line():
 def test_strength_and_attention_scale_are_those_of_built_in_motion():
     ours, theirs = pair(16, per_frame=False, heads=2, groups=4)
     x = torch.randn(10, 16, 3, 2, generator=torch.Generator().manual_seed(0))
-    motion = ClipMotion(MotionControls(motion_strength_frames="0=2 4=0", attention_scale=1.4), 5)
+    motion = ActingMotion(MotionControls(motion_strength_frames="0=2 4=0", attention_scale=1.4), 5)
     with motion.acting_in(theirs):
         clips = x.unflatten(0, (2, 5)).transpose(0, 1)
         made = motion.in_windows(clips, lambda rows: [theirs(x, num_frames=5)])[0]
@@ -177,7 +177,7 @@ def test_strength_and_attention_scale_are_those_of_built_in_motion():
 def test_strength_0_makes_the_stills_of_the_image_model():
     video, table = tiny.animatediff(), Schedule.linear()
     cond, uncond = words()
-    motion = ClipMotion(controls(motion_strength=0), LONG)
+    motion = ActingMotion(controls(motion_strength=0), LONG)
     plan = plan_of(table, table, 3, PLAIN)
     rows = calls_of(video.unet)
     made = []

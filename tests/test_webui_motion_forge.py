@@ -133,7 +133,7 @@ def test_two_motions_at_once_are_refused(host, sampler):
 
 def test_what_rows_are_is_cut_with_them(host):
     """Forge main tells patches which rows are cond and which uncond."""
-    clip = host.built_in.Clip(request_of(host), host.motion_panel.from_arguments([{"model": V3, "frames": 6,
+    clip = host.built_in.BuiltinClip(request_of(host), host.motion_panel.from_arguments([{"model": V3, "frames": 6,
                                                                                    "context": 4}]))
     seen = []
 

@@ -26,7 +26,7 @@ BACKGROUND = "#ffffff"
 """What shows through where a picture is transparent, as the WebUIs have it."""
 
 
-class Taken(NamedTuple):
+class Excerpt(NamedTuple):
     """What was taken of a clip."""
 
     frames: list[Image.Image]
@@ -60,13 +60,13 @@ class _Content:
 
 def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
          fit: Callable[[Image.Image], Image.Image] = lambda picture: picture, background: str = BACKGROUND,
-         last: bool = False) -> Taken:
+         last: bool = False) -> Excerpt:
     """``frames`` frames of the clip at ``path``, ``fps`` of each second, from its start.
 
     ``path``: GIF, MP4, WebM, WebP, PNG, by its first bytes, or a folder of the PNG frames of one clip; frames without
     times are taken one after another. ``frames``: None for as many as there are, ``most`` of them. Where the clip ends
-    before, they are spread evenly over it, so that it plays slower; `Taken.said` says so. ``fit``: what is kept of each
-    picture, upright, in square pixels, RGB on ``background``; at once, so that large pictures take no memory.
+    before, they are spread evenly over it, so that it plays slower; `Excerpt.said` says so. ``fit``: what is kept of
+    each picture, upright, in square pixels, RGB on ``background``; at once, so that large pictures take no memory.
     ``last``: the last ``frames`` instead, fewer where there are fewer. Raises MediaError: no clip, damaged, too large.
     """
     path = Path(path)
@@ -86,7 +86,7 @@ def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
             taken = list(deque((fitted(picture.picture()) for picture in _rated(path, content, fps)), wanted))
             if not taken:
                 raise MediaError(f"{shown(str(path))} holds no picture")
-            return Taken(taken, f"the last {_frames(len(taken))} of {name}, {fps:g} a second", sizes[0], content.fps)
+            return Excerpt(taken, f"the last {_frames(len(taken))} of {name}, {fps:g} a second", sizes[0], content.fps)
         taken, there, end = _at(content.pictures(), [k / fps for k in range(wanted)], fitted)
         if not there:
             raise MediaError(f"{shown(str(path))} holds no picture")
@@ -106,7 +106,7 @@ def take(path: str | Path, frames: int | None, fps: float, *, most: int = 16,
                     "spread evenly over it")
         if content.sound:
             said += "; its sound is left out"
-        return Taken(taken, said, sizes[0], content.fps)
+        return Excerpt(taken, said, sizes[0], content.fps)
 
 
 def _frames(count: int) -> str:

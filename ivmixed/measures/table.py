@@ -41,7 +41,7 @@ MEASURES = {
 Row = dict[str, Any]
 
 
-def panel(
+def tabulate(
     paths: Sequence[Path], *, clip: Path | None = None, prompt: str | None = None, fvd: Path | None = None,
     real: Sequence[Path] = (), as_json: bool = False,
 ) -> dict[str, Any]:

@@ -12,13 +12,28 @@ UNet, `windows` cuts long clips, `noise` is what a clip begins with, `travel` is
 from ..controls import LOOPS, MotionControls
 from .attach import Motion, attach
 from .loading import MotionError, check, load
-from .module import Kind, Layout, MotionModule
+from .module import Layout, ModuleKind, MotionModule
 from .noise import sample_again
 from .options import FORMATS, MotionOptions
 from .travel import Travel, TravelError
 from .windows import evaluate_in_windows, uniform_windows
 
 __all__ = [
-    "FORMATS", "LOOPS", "Kind", "Layout", "Motion", "MotionControls", "MotionError", "MotionModule", "MotionOptions",
-    "Travel", "TravelError", "attach", "check", "evaluate_in_windows", "load", "sample_again", "uniform_windows",
+    "FORMATS",
+    "LOOPS",
+    "Layout",
+    "ModuleKind",
+    "Motion",
+    "MotionControls",
+    "MotionError",
+    "MotionModule",
+    "MotionOptions",
+    "Travel",
+    "TravelError",
+    "attach",
+    "check",
+    "evaluate_in_windows",
+    "load",
+    "sample_again",
+    "uniform_windows",
 ]

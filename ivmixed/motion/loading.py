@@ -24,7 +24,7 @@ from torch.nn import functional
 from ..untrusted import JsonError, parse_object, shown
 from ..weights import files, lora
 from ..weights.files import Source, Tensors
-from .module import AUTO, HOTSHOT, LCM, LIGHTNING, SDXL, V1, V2, V3, Kind, Layout, MotionModule, sinusoids
+from .module import AUTO, HOTSHOT, LCM, LIGHTNING, SDXL, V1, V2, V3, Layout, ModuleKind, MotionModule, sinusoids
 
 DIFFUSERS_NAMES = (
     (".temporal_transformer.", "."),
@@ -66,7 +66,7 @@ class MotionError(ValueError):
 class Found:
     """A motion module file: what it is, its measures, and its tensors under AnimateDiff's names."""
 
-    kind: Kind
+    kind: ModuleKind
     layout: Layout
     tensors: Tensors
     doubt: str = ""
@@ -78,7 +78,7 @@ class Found:
         return {**self.tensors, **{name: sinusoids(*_shapes(self.layout)[name][1:]) for name in missing}}
 
 
-def check(path: Source) -> Kind:
+def check(path: Source) -> ModuleKind:
     """What the motion module at ``path`` is. Reads no weights where the format allows.
 
     Raises MotionError: the file is missing, damaged, of another kind, or incomplete.
@@ -103,7 +103,7 @@ def load(
     (file, weight) pairs.
     ``as_diffusers``: normalise the frames of a clip together before each temporal transformer. AnimateDiff takes each
     frame by itself, and so does this by default; diffusers does not, and its clips differ a little for it.
-    ``kind``: the name of a `Kind` where the file does not tell, see `read`; "auto" takes the likelier, and
+    ``kind``: the name of a `ModuleKind` where the file does not tell, see `read`; "auto" takes the likelier, and
     `MotionModule.doubt` says so.
     Raises MotionError.
     """
@@ -131,7 +131,7 @@ def read(path: Source, device: str, kind: str = AUTO) -> Found:
     """The motion module at ``path``, recognised and complete; its tensors on "cpu", all finite, or on "meta".
 
     v1 and v3 have tensors of the same names and sizes but for their position tables, and so have HotShot-XL and
-    AnimateDiff-SDXL. Which it is, ``kind`` says, the name of a `Kind`; or with "auto" the file, in its own
+    AnimateDiff-SDXL. Which it is, ``kind`` says, the name of a `ModuleKind`; or with "auto" the file, in its own
     ``use_inflated_groupnorm``; or the rows of its table, see `made_for`; or a table of 24 or 32 frames, the published
     ones. Where none of them does, `Found.doubt` says which was taken. AnimateDiff-Lightning has v2's tensors with other
     numbers in them: it is told by "lightning" and "4step" in the name of the file or folder.
@@ -241,7 +241,7 @@ def _config(folder: Source) -> dict[str, Any]:
 
 def _recognised(
     layout: Layout, named: Tensors, weights: Source, notes: Mapping[str, Any], wanted: str, hotshot: bool, name: str,
-) -> tuple[Kind, str]:
+) -> tuple[ModuleKind, str]:
     """What a module of this file ``name`` is, and the doubt that is left. Raises FileError where it is not what is
     ``wanted``."""
     tables = [name for name in named if name.endswith(".pos_encoder.pe")]
@@ -272,7 +272,7 @@ def _recognised(
                       f"is taken as {taken}. If it was made from {first}, choose that as its kind")
 
 
-def _lightning_or_v2(name: str) -> tuple[Kind, str]:
+def _lightning_or_v2(name: str) -> tuple[ModuleKind, str]:
     """Which of these a file of that name is, and the doubt that is left."""
     if "lightning" not in name.lower():
         return V2, ""

@@ -46,7 +46,7 @@ class Distilled:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModuleKind:
     """One of the published modules, and what it wants of the model that it is put into."""
 
     name: str
@@ -80,13 +80,13 @@ def _scaled_linear(end: float) -> Tensor:
 # branch sdxl, ``inference.yaml``; AnimateLCM's ``configs/inference-t2v.yaml`` and its
 # page (4 to 8 steps, CFG scale 1 to 2); HotShot-XL's ``fine_tune.py`` (the
 # scheduler is SDXL's own) and ``hotshot_xl/models/resnet.py`` (norms of all frames).
-V1 = Kind("AnimateDiff v1", "SD 1.5", _linear, norms_span_frames=True)
-V2 = Kind("AnimateDiff v2", "SD 1.5", _linear)
-V3 = Kind("AnimateDiff v3", "SD 1.5", _linear)
-LCM = Kind("AnimateLCM", "SD 1.5", _linear, distilled=Distilled(4, 8, 2.0, "lcm"))
-SDXL = Kind("AnimateDiff-SDXL", "SDXL", partial(_scaled_linear, 0.020))
-HOTSHOT = Kind("HotShot-XL", "SDXL", partial(_scaled_linear, 0.012), norms_span_frames=True)
-LIGHTNING = {steps: Kind(f"AnimateDiff-Lightning {steps}-step", "SD 1.5", _linear,
+V1 = ModuleKind("AnimateDiff v1", "SD 1.5", _linear, norms_span_frames=True)
+V2 = ModuleKind("AnimateDiff v2", "SD 1.5", _linear)
+V3 = ModuleKind("AnimateDiff v3", "SD 1.5", _linear)
+LCM = ModuleKind("AnimateLCM", "SD 1.5", _linear, distilled=Distilled(4, 8, 2.0, "lcm"))
+SDXL = ModuleKind("AnimateDiff-SDXL", "SDXL", partial(_scaled_linear, 0.020))
+HOTSHOT = ModuleKind("HotShot-XL", "SDXL", partial(_scaled_linear, 0.012), norms_span_frames=True)
+LIGHTNING = {steps: ModuleKind(f"AnimateDiff-Lightning {steps}-step", "SD 1.5", _linear,
                          distilled=Distilled(steps, 3 if steps == 2 else steps, 1.0, "euler"))
              for steps in (1, 2, 4, 8)}
 """By the steps that they were distilled to, from v2 (Lin and Yang, arXiv 2403.12706; its model card: Euler, trailing
@@ -123,7 +123,7 @@ class MotionModule(nn.Module):
     ``name``: what messages call it. ``doubt``: what its file left open, see `loading.Found`.
     """
 
-    def __init__(self, kind: Kind, layout: Layout, name: str = "", doubt: str = ""):
+    def __init__(self, kind: ModuleKind, layout: Layout, name: str = "", doubt: str = ""):
         super().__init__()
         self.kind, self.layout, self.name, self.doubt = kind, layout, name or kind.name, doubt
         self.down_blocks = nn.ModuleList(_block(width, layout.layers, layout) for width in layout.widths)

@@ -270,9 +270,9 @@ def _report(clips: Mapping[str, Clip], written: Sequence[Path], taken: Mapping[s
 
 
 def _metrics(args: argparse.Namespace) -> int:
-    from ..measures.table import panel
+    from ..measures.table import tabulate
 
-    panel(args.clips, clip=args.clip, prompt=args.prompt, fvd=args.fvd, real=args.real, as_json=args.json)
+    tabulate(args.clips, clip=args.clip, prompt=args.prompt, fvd=args.fvd, real=args.real, as_json=args.json)
     return 0
 
 

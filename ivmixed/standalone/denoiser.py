@@ -21,7 +21,7 @@ from ..plan import Move, Plan
 from ..predictions import Predictions
 from ..schedule import VIDEOCRAFTER2_SCALE, Schedule
 from .control import ActingControl, added
-from .motion import ClipMotion
+from .motion import ActingMotion
 from .videocrafter import VideoCrafterUNet
 
 
@@ -87,7 +87,7 @@ class Denoiser:
 
     def __init__(self, unet: Any, schedule: Schedule, prediction: str, uncond: Tensor, cond: Tensor,
                  chunk: int | None = None, told: Mapping[str, Any] | None = None, *, travels: bool = False,
-                 motion: ClipMotion | None = None, controls: Sequence[ActingControl] = ()):
+                 motion: ActingMotion | None = None, controls: Sequence[ActingControl] = ()):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
         self.told = dict(told or {})
         self.uncond, self.cond = uncond, cond

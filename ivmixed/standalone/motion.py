@@ -39,7 +39,7 @@ def check_start(controls: MotionControls) -> None:
                             remedy="take 1, or leave the other out")
 
 
-class ClipMotion:
+class ActingMotion:
     """How motion acts in one clip. `expect` says before every evaluation which move it is for."""
 
     def __init__(self, controls: MotionControls, frames: int):

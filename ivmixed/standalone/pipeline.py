@@ -32,7 +32,7 @@ from . import prompts, videocrafter
 from .control import ActingControl, Control, on_device
 from .control import check as check_controlnet
 from .denoiser import Denoiser, image_view, noise_table
-from .motion import ClipMotion, check_start
+from .motion import ActingMotion, check_start
 from .motion import check as check_motion
 from .settings import PREDICTIONS, STRENGTH
 
@@ -221,7 +221,7 @@ class IVMixedPipeline:
             latents = torch.randn(frames, unet.config.in_channels, height // scale, width // scale,
                                   generator=torch.Generator().manual_seed(seed))
             latents = latents[order_of(motion, frames, seed)]
-        acting = ClipMotion(motion, frames) if self.is_animatediff else None
+        acting = ActingMotion(motion, frames) if self.is_animatediff else None
         start = None if init is None else self.encode(init).to(device)
         if start is not None and not plan.moves:
             try:
@@ -316,7 +316,7 @@ class IVMixedPipeline:
             check_acts_on("acts_on", control.acts_on, self.is_animatediff)
 
     def _denoisers(self, prompt: str, negative_prompt: str, options: Options, travel: Travel | None,
-                   motion: ClipMotion | None, device: torch.device, chunk: int | None,
+                   motion: ActingMotion | None, device: torch.device, chunk: int | None,
                    controls: Sequence[Control]) -> tuple[Denoiser, Denoiser]:
         """``travel``: how the ``prompt`` changes along the clip, where it does."""
         def encode(pipeline: DiffusionPipeline, text: str, negative: str,

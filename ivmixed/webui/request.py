@@ -17,7 +17,7 @@ from ..options import OptionSet
 from . import hosts
 
 if TYPE_CHECKING:
-    from .builtin.generation import Clip
+    from .builtin.generation import BuiltinClip
     from .selectable import ScriptRun
 
 
@@ -40,7 +40,7 @@ class Request:
         """The run of a selectable script that it belongs to."""
         self.cell: dict[str, Any] = {}
         """The options of its cell in an X/Y/Z plot, by name."""
-        self.clip: Clip | None = None
+        self.clip: BuiltinClip | None = None
         """The clip with built-in motion that it asks for."""
         self.image_model: Any = None
         """The image model, where it is not the loaded checkpoint: both passes of hires fix, and all clips of a batch,

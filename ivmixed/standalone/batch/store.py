@@ -39,12 +39,12 @@ _LOCK = ".lock"  # after HIDDEN and the longest name of a clip: 255 bytes
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-class Taken(Refusal):
+class NameTaken(Refusal):
     """Another clip has the name."""
 
 
 def is_done(folder: Path, job: Job) -> bool:
-    """Whether the clip of a job is there. Raises Taken where a file has its name that is not this clip."""
+    """Whether the clip of a job is there. Raises NameTaken where a file has its name that is not this clip."""
     clip, sidecar = folder / job.clip, folder / job.sidecar
     if not clip.exists():
         return False
@@ -54,8 +54,8 @@ def is_done(folder: Path, job: Job) -> bool:
         return _is_unfinished(clip, job)
     found = record(sidecar)
     if found is None or found["batch"].get("identity") != job.identity:
-        raise Taken(f"{shown(str(clip))} is there, and was made {_otherwise(found, job)}; choose another --out or id, "
-                    "or move it away")
+        raise NameTaken(f"{shown(str(clip))} is there, and was made {_otherwise(found, job)}; choose another --out or "
+                        "id, or move it away")
     return True
 
 
@@ -78,7 +78,7 @@ def _otherwise(found: Mapping[str, Any] | None, job: Job) -> str:
 
 
 def _is_unfinished(clip: Path, job: Job) -> bool:
-    """Whether a clip without a sidecar is that of the job: whoever made it was stopped in between. Raises Taken."""
+    """Whether a clip without a sidecar is that of the job: whoever made it was stopped in between. Raises NameTaken."""
     try:
         own = media.read_settings(clip)
     except (MediaError, JsonError):
@@ -86,13 +86,14 @@ def _is_unfinished(clip: Path, job: Job) -> bool:
     wanted = media.without_folders(job.settings.to_dict())
     if own and {**wanted, "size": wanted["size"] or own.get("size")} == own:
         return False
-    raise Taken(f"{shown(str(clip))} is there, and is not of this batch; choose another --out or id, or move it away")
+    raise NameTaken(f"{shown(str(clip))} is there, and is not of this batch; choose another --out or id, or move it "
+                    "away")
 
 
 def publish(folder: Path, job: Job, clip: Clip, facts: Mapping[str, Any]) -> bool:
     """Puts a finished clip into its place; False where another run was first.
 
-    ``facts``: what the sidecar says of the making. Raises MediaError: it cannot be written; Taken.
+    ``facts``: what the sidecar says of the making. Raises MediaError: it cannot be written; NameTaken.
     """
     place = folder / job.clip
     try:

@@ -18,11 +18,11 @@ from ...motion import attach
 from ...patch import replaced
 from ..extensions import controlnet
 from ..motion import sigmas_of
-from .generation import Clip
+from .generation import BuiltinClip
 
 
 @contextmanager
-def attached(clip: Clip) -> Iterator[motion.Motion]:
+def attached(clip: BuiltinClip) -> Iterator[motion.Motion]:
     """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on."""
     sd_model = shared.sd_model
     with ExitStack() as stack:
@@ -37,7 +37,7 @@ def attached(clip: Clip) -> Iterator[motion.Motion]:
         yield attached
 
 
-def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _in_windows(clip: BuiltinClip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The checkpoint's ``apply_model``, window by window."""
     def call(x: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         def part(rows: Tensor | slice) -> Tensor:

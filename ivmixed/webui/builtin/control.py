@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...clips.source import Taken
+from ...clips.source import Excerpt
 from ...motion import MotionOptions
 from .. import hosts, log, request
 from . import start
@@ -35,7 +35,7 @@ def prepare(p: Any, options: MotionOptions) -> None:
     p.extra_generation_params[SAID] = taken.said
 
 
-def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image]) -> Taken:
+def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image]) -> Excerpt:
     """The frames of the control video, one for each of the clip's. Raises MediaError."""
     assert options.control_video is not None
     return start.take("control_video", options.control_video, options.frames, options.fps, fit)

@@ -19,16 +19,16 @@ from ...patch import replaced
 from ..extensions.forge_animatediff import is_motion
 from ..hosts.forge.patcher import inner_modifiers, on_table
 from ..motion import sigmas_of
-from .generation import BuiltinMotion, Clip
+from .generation import BuiltinClip, BuiltinMotion
 
 
-def unet_of(clip: Clip) -> Any:
+def unet_of(clip: BuiltinClip) -> Any:
     """The host's patcher of the UNet that a clip's every sampling begins with."""
     return clip.p.sd_model.forge_objects_after_applying_lora.unet
 
 
 @contextmanager
-def attached(clip: Clip, holder: Any) -> Iterator[motion.Motion]:
+def attached(clip: BuiltinClip, holder: Any) -> Iterator[motion.Motion]:
     """Within the block the clip's motion module acts in the host's UNet, on the noise table that it was trained on.
 
     ``holder``: where the network finds its timestep.
@@ -64,7 +64,7 @@ def _reserve(unet: Any, module: torch.nn.Module, stack: ExitStack) -> None:
         stack.enter_context(replaced(unet, "extra_preserved_memory_during_sampling", kept))
 
 
-def _in_windows(clip: Clip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _in_windows(clip: BuiltinClip, apply_model: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The network's ``apply_model``, window by window."""
     def call(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # AnimateDiff puts it there after motion has come in here

@@ -112,7 +112,7 @@ def _load(
     return _kept[wanted]
 
 
-class Clip:
+class BuiltinClip:
     """A clip with built-in motion, as a request asks for it; ``p`` is the host's request, which has it too.
 
     Raises OptionError, MotionError, TravelError where it cannot be made.
@@ -309,7 +309,7 @@ def _check(p: Any, options: MotionOptions) -> None:
 class BuiltinMotion(ClipMotion):
     """The motion of a clip while it is sampled."""
 
-    def __init__(self, clip: Clip):
+    def __init__(self, clip: BuiltinClip):
         self._clip = clip
         self.context = clip.context
 
@@ -345,7 +345,7 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
                 return
             selectable.check(p)
             start.prepare(p, options)
-            clip = Clip(p, options)
+            clip = BuiltinClip(p, options)
             control.prepare(p, options)
             kept.clip = clip
     except Exception as error:
@@ -361,7 +361,7 @@ def prepare(p: Any, make: Callable[[], MotionOptions | None]) -> None:
     p.extra_generation_params.update(options.to_infotext())
 
 
-def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
+def _with_motion(clip: BuiltinClip, sample: Callable[..., Any]) -> Callable[..., Any]:
     """The request's ``sample`` with motion in the UNet."""
     def with_motion(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -385,7 +385,7 @@ def _with_motion(clip: Clip, sample: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _noised(clip: Clip) -> Iterator[None]:
+def _noised(clip: BuiltinClip) -> Iterator[None]:
     """Within the block the request's samplers begin with the noise that the clip's options ask for, and sample it again
     where they do.
 

@@ -23,7 +23,7 @@ from ...motion import FORMATS
 from ...options import OptionError
 from ...untrusted import shown
 from .. import MOTION, log, request, scratch, selectable
-from .generation import Clip
+from .generation import BuiltinClip
 
 MOVING = {".gif", ".webp"}
 """What browsers show as a picture."""
@@ -49,7 +49,7 @@ def check(formats: Sequence[str]) -> None:
         raise OptionError("formats", list(formats), f"{', '.join(there)}; {NEEDS_AV}")
 
 
-def finish(clip: Clip, result: Any) -> None:
+def finish(clip: BuiltinClip, result: Any) -> None:
     """Writes what a request made, and puts it into the host's ``result``, with what went wrong."""
     first = result.index_of_first_image
     texts = result.infotexts[first:]
@@ -106,7 +106,8 @@ Place = Callable[[], Path]
 
 
 def _save(
-    places: Sequence[Place], clip: Clip, frames: Sequence[Image.Image], seed: int, text: str, problems: list[str],
+    places: Sequence[Place], clip: BuiltinClip, frames: Sequence[Image.Image], seed: int, text: str,
+    problems: list[str],
 ) -> list[Path]:
     """Writes a clip to the first of ``places`` that takes it in any format, and returns its files, if any.
 
@@ -130,7 +131,7 @@ def _save(
 
 
 def _write(
-    stem: Path, clip: Clip, pictures: Sequence[Frames], text: str, problems: list[str],
+    stem: Path, clip: BuiltinClip, pictures: Sequence[Frames], text: str, problems: list[str],
 ) -> list[Path]:
     """The files of a clip. Where one cannot be written the frames are, so that none are lost."""
     comment = text.encode("utf-8", "replace").decode().replace("\0", " ") if shared.opts.enable_pnginfo else ""
@@ -153,7 +154,7 @@ def _write(
 
 
 @contextmanager
-def _places(clip: Clip) -> Iterator[list[Place]]:
+def _places(clip: BuiltinClip) -> Iterator[list[Place]]:
     """Where a clip may be written, the best first: beside the host's pictures, else where temporary files are, in a
     folder that stays. Where pictures are not saved it is a folder for the page alone, or for the API's answer."""
     if clip.saved and shared.opts.samples_save:

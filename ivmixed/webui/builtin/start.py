@@ -18,7 +18,7 @@ from modules import images, shared
 
 from ...clips import decode, source
 from ...clips.encode import MediaError
-from ...clips.source import Taken, crop_and_resize
+from ...clips.source import Excerpt, crop_and_resize
 from ...motion import MotionOptions
 from ...options import ConflictError, OptionError
 from .. import log, request
@@ -54,7 +54,7 @@ def prepare(p: Any, options: MotionOptions) -> None:
 
 
 def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image],
-              background: str = source.BACKGROUND) -> Taken:
+              background: str = source.BACKGROUND) -> Excerpt:
     """The frames of the init video with which a clip begins. Raises MediaError."""
     assert options.init_video is not None
     return take("init_video", options.init_video, options.extend or options.frames, options.fps, fit,
@@ -62,7 +62,7 @@ def frames_of(options: MotionOptions, fit: Callable[[Image.Image], Image.Image],
 
 
 def take(name: str, video: bytes, frames: int, fps: float, fit: Callable[[Image.Image], Image.Image],
-         **more: Any) -> Taken:
+         **more: Any) -> Excerpt:
     """What `ivmixed.clips.source.take` takes of the file that the option ``name`` holds. Raises MediaError."""
     try:
         ending = decode.ending_of(video[:16])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from ...clips.encode import Frames
     from ...motion import Motion
-    from ..builtin.generation import Clip
+    from ..builtin.generation import BuiltinClip
     from ..motion import ClipMotion
     from ..run import Strategy
     from ..sampler import Sampler
@@ -43,13 +43,13 @@ class Host(Protocol):
 
     # What motion needs ------------------------------------------------------------------------------------------------
 
-    def attached(self, clip: Clip) -> AbstractContextManager[Motion]:
+    def attached(self, clip: BuiltinClip) -> AbstractContextManager[Motion]:
         """Within the block the clip's motion module is in the UNet, on the noise table that it was trained on.
 
         Raises MotionError where it does not fit.
         """
 
-    def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
+    def builtin_motion(self, sampler: Sampler, clip: BuiltinClip) -> ClipMotion:
         """The motion that `attached` has put there, for a sampling."""
 
     def animatediff_motion(self, sampler: Sampler, p: Any, frames: int) -> ClipMotion | None:

@@ -21,7 +21,7 @@ from ...predictions import Predictions
 from ...untrusted import shown
 from .. import log
 from ..builtin import a1111 as builtin
-from ..builtin.generation import BuiltinMotion, Clip
+from ..builtin.generation import BuiltinClip, BuiltinMotion
 from ..extensions import animatediff, controlnet, lora
 from ..image_model import checkpoints, conds, swapped
 from ..image_model.conds import ImageConds
@@ -61,10 +61,10 @@ class A1111:
         finally:
             strategy.offload()
 
-    def attached(self, clip: Clip) -> AbstractContextManager[Motion]:
+    def attached(self, clip: BuiltinClip) -> AbstractContextManager[Motion]:
         return builtin.attached(clip)
 
-    def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
+    def builtin_motion(self, sampler: Sampler, clip: BuiltinClip) -> ClipMotion:
         return BuiltinMotion(clip)
 
     def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:

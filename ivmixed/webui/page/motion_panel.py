@@ -17,7 +17,7 @@ from modules.ui_common import refresh_symbol
 from modules.ui_components import InputAccordion, ToolButton
 
 from ...clips.encode import can_write
-from ...clips.source import Taken, strip
+from ...clips.source import Excerpt, strip
 from ...motion import FORMATS, MotionControls, MotionOptions
 from ...options import ConflictError, Option
 from ...untrusted import Refusal
@@ -118,7 +118,7 @@ def preview_control(control_video: Any, frames: Any, fps: Any) -> str:
     return _used("control_video", control_video, control.frames_of, frames=frames, fps=fps)
 
 
-def _used(name: str, video: Any, frames_of: Callable[..., Taken], **values: Any) -> str:
+def _used(name: str, video: Any, frames_of: Callable[..., Excerpt], **values: Any) -> str:
     """What is used of the file in the option ``name``. ``frames_of`` takes its frames, of the options' ``values``."""
     if video is None:
         return ""

@@ -28,7 +28,7 @@ from ....patch import replaced
 from ....predictions import Predictions
 from ... import request
 from ...builtin import forge as builtin
-from ...builtin.generation import Clip
+from ...builtin.generation import BuiltinClip
 from ...errors import RefusedError
 from ...extensions import animatediff, forge_animatediff, forge_controlnet
 from ...image_model import checkpoints, conds, loaded
@@ -128,10 +128,10 @@ class ForgeHost:
                     stack.enter_context(strategy.image_model.loaded_with(strategy.unet))
             yield strategy
 
-    def attached(self, clip: Clip) -> AbstractContextManager[Motion]:
+    def attached(self, clip: BuiltinClip) -> AbstractContextManager[Motion]:
         return builtin.attached(clip, self.table_of(builtin.unet_of(clip)))
 
-    def builtin_motion(self, sampler: Sampler, clip: Clip) -> ClipMotion:
+    def builtin_motion(self, sampler: Sampler, clip: BuiltinClip) -> ClipMotion:
         return builtin.ForgeBuiltinMotion(clip)
 
     def fed_controlnet(self, p: Any, frames: Sequence[Frames]) -> AbstractContextManager[Callable[[], None]]:

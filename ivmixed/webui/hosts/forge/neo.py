@@ -16,7 +16,7 @@ from backend.args import dynamic_args
 
 from ....motion import Motion
 from ....patch import replaced
-from ...builtin.generation import Clip
+from ...builtin.generation import BuiltinClip
 from .main import ForgeMain
 
 
@@ -32,7 +32,7 @@ class ForgeNeo(ForgeMain):
             return super().load_checkpoint(info)
 
     @contextmanager
-    def attached(self, clip: Clip) -> Iterator[Motion]:
+    def attached(self, clip: BuiltinClip) -> Iterator[Motion]:
         # its torch.compile calls what was compiled for stills, where motion's hooks are not: it looks for none later
         with torch.compiler.set_stance("force_eager"), super().attached(clip) as motion:
             yield motion

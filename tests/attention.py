@@ -26,3 +26,10 @@ class TransformerBlock(torch.nn.Module):
 
     def forward(self, x):
         return x + self.attn1(x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x)
+
+
+def give_attention(unet):
+    """The UNet of a double, which has none, gets self-attention in every block."""
+    torch.manual_seed(0)
+    for block in unet.input_blocks:
+        block[1].transformer_blocks.append(TransformerBlock())

@@ -8,6 +8,7 @@ from ivmixed import PRESETS, OptionError
 from ivmixed.motion import MotionControls
 from ivmixed.webui.options import OPTIONS, WebUIOptions
 
+from .attention import give_attention
 from .host import NAME, loaded
 
 
@@ -64,6 +65,8 @@ TEXTS = {"form": ["IV-IV", "RV-IV"], "reused": ["prediction"],
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_a_cell_is_the_clip_made_with_that_option(host, option):
+    if option.name == "image_attention":
+        give_attention(host.model.model.diffusion_model)
     text = TEXTS.get(option.name, "0-100 (+50)")
     axis = f"[IV-mixed] {option.label.removeprefix('IV-mixed ')}"
     values = host.plot.values_of(host.plot.axis(axis), text)

@@ -9,7 +9,7 @@ from fastapi import HTTPException
 
 from ivmixed.neighbours import attending
 
-from .attention import TransformerBlock
+from .attention import give_attention
 from .host import NAME, loaded
 from .host.forge_host import HOSTS, loaded_forge
 from .test_webui_motion import request as with_built_in
@@ -22,9 +22,7 @@ EVERY = ("a1111", *HOSTS)
 def attentive(kind):
     """A host whose UNet has self-attention."""
     with loaded() if kind == "a1111" else loaded_forge(kind) as host:
-        torch.manual_seed(0)
-        for block in network(host).input_blocks:
-            block[1].transformer_blocks.append(TransformerBlock())
+        give_attention(network(host))
         yield host
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ivmixed.clips.media import write_clip
 from ivmixed.motion.options import MOTION_OPTIONS
+from ivmixed.presets import PRESETS
 from ivmixed.webui.options import OPTIONS
 
 from .test_running_webui import different
@@ -85,6 +86,14 @@ def test_option(webui, clips, name):
     label = next(option.label for option in OPTIONS if option.name == name)
     assert clip.field(label) is not None
     assert different(clip.frames, clips(**others).frames)
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not (preset.loop or preset.model)])
+def test_preset(webui, clips, name):
+    options = next(preset["options"] for preset in webui.call("/ivmixed/v1/presets") if preset["name"] == name)
+    clip = clips(**options)
+    assert clip.field(NAME) == planned(webui, **options)
+    assert clip.field("IV-mixed preset") == (None if name == "paper" else name)  # paper is the defaults
 
 
 def test_the_image_model_may_take_every_step(webui, clips):

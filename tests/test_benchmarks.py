@@ -508,22 +508,23 @@ def test_the_check_of_a_gpu_without_one(tmp_path, capsys, monkeypatch):
         assert f"pass  {claim}" in said
     assert "----  paper takes at most 4.3 times plain's seconds" in said and "| paper | 9, 5 |" in said
     found = json.loads(out.read_text())
-    assert [claim["held"] for claim in found["claims"]].count(None) == 3
+    assert [claim["held"] for claim in found["claims"]].count(None) == 4
     assert sum(found["shares"].values()) == pytest.approx(1) and found["kernels"] == ["flash_attention_for_cpu"]
 
 
 def test_a_price_that_is_too_high_fails():
     def rows(times, memory):
-        measures = {"plain": (1.0, 1.0), "paper": (times, memory), "balanced": (1.2, 1.0), "fast": (0.9, 1.0)}
+        measures = {"plain": (1.0, 1.0), "paper": (times, memory), "balanced": (1.2, 1.0), "fast": (0.9, 1.0),
+                    "quality": (1.3, 1.0)}
         return [Row("25 steps", name, seed, {}, {"seconds": seconds * (1 + seed), "peak": peak})
                 for seed in (0, 1) for name, (seconds, peak) in measures.items()]
 
     def held(*values, judged=True):
         return [claim.held for claim in prices(rows(*values), judged)]
 
-    assert held(4.2, 1.01) == [True] * 4
-    assert held(4.4, 1.03) == [False, True, True, False]
-    assert held(4.4, 1.01, judged=False) == [None, None, None, True]
+    assert held(4.2, 1.01) == [True] * 5
+    assert held(4.4, 1.03) == [False, True, True, True, False]
+    assert held(4.4, 1.01, judged=False) == [None, None, None, None, True]
 
 
 # --- long clips

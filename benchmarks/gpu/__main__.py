@@ -25,7 +25,7 @@ from ..settings import Setting
 from .claims import MEMORY, Claim, empty_interval, image_evaluation, largest_batch, memory_of, motion_acts, prices
 from .kernels import attention_kernels, shares
 
-NAMES = ("plain", "paper", "balanced", "fast", "paper-videocrafter")
+NAMES = ("plain", "paper", "balanced", "fast", "quality", "paper-videocrafter")
 COMPARED = tuple(Setting(name, "presets", PRESETS[name].options) for name in NAMES)
 """Each distinct preset of the sampler's own moves, plain first."""
 ROUND = 13.0

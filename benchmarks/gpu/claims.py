@@ -15,7 +15,7 @@ from ..settings import SETTINGS, plan_of, sample
 
 MEMORY = "peak"
 CFG = 7.5
-BOUNDS = {"paper": 4.3, "balanced": 1.5, "fast": 1.0}
+BOUNDS = {"paper": 4.3, "balanced": 1.5, "fast": 1.0, "quality": 1.5}
 """What a preset costs at most, in plain AnimateDiff's seconds."""
 MOST_MEMORY = 1.02
 """Of plain's."""

@@ -258,8 +258,9 @@ def opened_video(file: Path, ending: str) -> Any:
         import av
     except ImportError:
         raise MediaError(f"{shown(str(file))} is a video, which needs the Python package av: pip install av") from None
-    return av.open(os.path.abspath(file), format=ending[1:], metadata_errors="replace",
-                   options={"protocol_whitelist": "file"})
+    # what is no UTF-8 in its texts; since version 19 it knows no other way
+    errors = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(os.path.abspath(file), format=ending[1:], options={"protocol_whitelist": "file"}, **errors)
 
 
 def _pictures(files: Sequence[Path]) -> Frames:
@@ -422,7 +423,8 @@ def _comment(file: Path) -> str | bytes:
         return next((comment for comment in comments if b'"ivmixed"' in comment), b"")
     if ending in (".mp4", ".webm"):
         with opened_video(file, ending) as container:
-            return str({key.lower(): text for key, text in container.metadata.items()}.get("comment", ""))
+            comment = {key.lower(): text for key, text in container.metadata.items()}.get("comment", "")
+            return str(comment.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     with Image.open(file, formats=[ending[1:].upper()]) as image:
         if ending == ".png":
             return str(image.info.get("Comment", ""))

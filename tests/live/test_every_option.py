@@ -15,7 +15,7 @@ from ivmixed.motion.options import MOTION_OPTIONS
 from ivmixed.presets import PRESETS
 from ivmixed.webui.options import OPTIONS
 
-from .test_running_webui import different
+from .test_running_webui import different, furthest
 from .webui import BUILT_IN, NAME, Refused, png
 
 pytestmark = pytest.mark.live
@@ -307,7 +307,8 @@ class TestBuiltInMotion:
 
         by_picture, by_still, by_moving = (clip({**unit, "image": picture, "save_detected_map": False}),
                                            clip(unit, control_video=still), clip(unit, control_video=moving))
-        assert len(by_moving.frames) == 7 and by_still.frames == by_picture.frames
+        assert len(by_moving.frames) == 7
+        assert furthest(by_still.frames, by_picture.frames) <= 1  # hints in a batch round otherwise than one alone
         assert different(by_still.frames[1:], by_moving.frames[1:])
         assert by_moving.field("IV-mixed motion control").strip('"').startswith("7 frames of control_video.webp")
         with pytest.raises(Refused, match="no unit of ControlNet takes it"):

@@ -1,6 +1,7 @@
 """Many clips on Ray: two logical GPUs on this machine's CPU, real processes, real kills."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 
@@ -17,8 +18,22 @@ ROWS = [{"prompt": "a red circle turns", "id": "x", "count": 6}]
 SMALL = ["--steps", "6", "--frames", "2", "--device", "cpu", "--quiet"]
 
 
-def children(process=None):
-    return [child for child in psutil.Process(process).children(recursive=True) if "ray" in " ".join(child.cmdline())]
+def children(process=None, what="ray"):
+    """Living descendants whose command line has `what`; a process may end at any time, also while it is asked."""
+    found = []
+    for child in psutil.Process(process).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if what in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def listens_on(process):
+    try:
+        return {connection.laddr.ip for connection in process.net_connections()
+                if connection.status == psutil.CONN_LISTEN}
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def test_lost_workers_are_replaced_and_nobody_listens_to_the_network(capsys, tmp_path):
@@ -34,8 +49,7 @@ def test_lost_workers_are_replaced_and_nobody_listens_to_the_network(capsys, tmp
         with pytest.raises(EngineError, match="end before they begin"):
             list(pool.run([1], stillborn))
         processes = children()
-        addresses = {connection.laddr.ip for child in processes for connection in child.net_connections()
-                     if connection.status == psutil.CONN_LISTEN}
+        addresses = set().union(*map(listens_on, processes))
         assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     psutil.wait_procs(processes, timeout=20)
     assert not children()
@@ -54,7 +68,7 @@ def test_a_killed_actor_costs_nothing_but_time(tmp_path, serial):
     out = tmp_path / "out"
     process = started(rows_file(tmp_path, ROWS), "--out", out, *SMALL, "--workers", 2)
     wait_for(lambda: list(out.glob("x-*.json")), process)
-    actor = next(child for child in children(process.pid) if child.cmdline()[0].startswith("ray::_Actor.run"))
+    actor = next(iter(children(process.pid, "ray::_Actor.run")))
     actor.kill()
     said, error = process.communicate()
     assert process.returncode == 0, error
@@ -67,7 +81,7 @@ def test_a_killed_driver_is_gone_on_with(capsys, tmp_path, serial):
     rows, out = rows_file(tmp_path, ROWS), tmp_path / "out"
     process = started(rows, "--out", out, *SMALL, "--workers", 2)
     wait_for(lambda: list(out.glob("x-*.json")), process)
-    actors = [child for child in children(process.pid) if child.cmdline()[0].startswith("ray::_Actor")]
+    actors = children(process.pid, "ray::_Actor")
     assert len(actors) == 2
     process.kill()
     process.communicate()

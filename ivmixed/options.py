@@ -361,7 +361,8 @@ class Options(OptionSet):
     finish_smoothing: float = declare(
         _PERCENT, 0.0, "IV-mixed finish smoothing", advanced=True,
         help="How much of the detail that the image model adds in the last steps is averaged over a frame and its two "
-             "neighbours, for texture that boils less: from 0, not at all, to 100, the mean of the three",
+             "neighbours, along the motion, so that texture does not boil: from 0, not at all, to 100, the mean of the "
+             "three",
     )
     image_attention: str = declare(
         Choice(ATTENTIONS), "own", "IV-mixed image attention", advanced=True,

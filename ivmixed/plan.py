@@ -93,8 +93,8 @@ class Plan:
     image_attention: str = "own"
     """Which frames the image model's self-attention sees: one of `ivmixed.options.ATTENTIONS`."""
     smoothing: float = 0.0
-    """How much of the detail that the image model adds in ordinary moves is averaged over neighbouring frames, 0 to
-    1."""
+    """How much of the detail that the image model adds in ordinary moves is averaged over neighbouring frames, along
+    the motion that the video model saw last, 0 to 1: see `ivmixed.smoothing`."""
     rescale: float = 0.0
     """How far the extra loop's moves are rescaled, 0 to 1: each asks about its latent at guidance 1 once more, which a
     denoiser can answer from memory (a move whose ``reuse`` is "prediction")."""
@@ -246,7 +246,8 @@ def make_plan(
     at the step nearest to it, the ordinary moves are the image model's, labelled as its others are. A model whose
     prediction or features are to serve again (``reuse_percent``) is asked where there are none: none in this step, or,
     where a whole loop reuses what is there, none at all. The work grows with the number of steps, no faster. Raises
-    ValueError where the sigmas do not descend, for an unknown solver, and for less than one pixel a latent pixel.
+    ConflictError where detail is to be averaged along the motion of a video model that makes no step, ValueError where
+    the sigmas do not descend, for an unknown solver, and for less than one pixel a latent pixel.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver = {shown(solver)} is not one of {', '.join(SOLVERS)}")
@@ -311,6 +312,11 @@ def make_plan(
         model = asked_model("image" if i >= finish else "video", a)
         moves.append(Move(model, "ordinary", label(model, a), a, b, None, i))
         asked.add(model)
+    if options.finish_smoothing and next(move.model for move in moves if move.kind == "ordinary") == "image":
+        raise ConflictError(
+            "finish_smoothing", options.finish_smoothing, "finish_percent", options.finish_percent,
+            because="no step of the video model is left whose motion could be followed",
+            remedy="take finish_smoothing 0, or a smaller finish_percent")
     return Plan(options.form, steps, tuple(moves), solver, image_latent(options, vae_scale), options.image_resize,
                 options.image_attention, options.finish_smoothing / 100, options.guidance_rescale)
 

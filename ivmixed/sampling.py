@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .options import Options
 from .plan import Move, Plan, make_plan
 from .schedule import Schedule
+from .smoothing import smoothed
 from .solvers import SOLVERS, NoiseSampler
 
 Denoiser = Callable[..., Tensor]
@@ -155,7 +156,7 @@ def sample_iv_mixed(
                     if move.model == "video":
                         settled = denoised
                     elif plan.smoothing and settled is not None:
-                        denoised = settled + _smoothed(denoised - settled, plan.smoothing)
+                        denoised = settled + smoothed(denoised - settled, settled, plan.smoothing)
                     if callback is not None:
                         sigma = sigmas[move.step]
                         callback({"x": whole, "i": move.step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
@@ -210,15 +211,6 @@ def _rescaled(eps: Tensor, cond: Tensor, share: float) -> Tensor:
     of_clip = [0, -3, -2, -1]
     goal, own = (value.std(of_clip, correction=0, keepdim=True) for value in (cond, eps))
     return eps * (1 - share + share * goal / own.clamp(min=1e-12))
-
-
-def _smoothed(detail: Tensor, share: float) -> Tensor:
-    """Detail (frames, ...) averaged over each frame and its neighbours, ``share`` of the way to the mean of the three.
-
-    Beyond the ends of the clip its first and its last frame go on.
-    """
-    before, after = torch.cat([detail[:1], detail[:-1]]), torch.cat([detail[1:], detail[-1:]])
-    return detail + share / 3 * (before - 2 * detail + after)
 
 
 def _carry(x: Tensor, level: float, to: float) -> Tensor:

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ivmixed import Move, NonFiniteError, OptionError, Options, Plan, Schedule, make_plan, sample_iv_mixed
-from ivmixed.options import IMAGE_RESIZES
+from ivmixed.options import IMAGE_RESIZES, ConflictError
 from ivmixed.plan import SOLVERS
+from ivmixed.smoothing import smoothed
 
 SHAPE = 3, 2, 4, 5
 CFG = 7.5
@@ -149,7 +150,7 @@ def test_a_finishing_step_above_the_image_models_table(solver):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
-def test_the_detail_of_the_finish_is_averaged_over_neighbours(share):
+def test_the_detail_of_the_finish_is_averaged_along_the_motion(share):
     """Written out: of what the image model sees beyond what the video model saw last, in Euler's steps."""
     video, image = video_and_image()
     x, levels = noisy(torch.float64), torch.tensor(LEVELS, dtype=torch.float64)
@@ -157,21 +158,19 @@ def test_the_detail_of_the_finish_is_averaged_over_neighbours(share):
     result = run(plan, x, sigmas=levels)
     for a, b in zip(LEVELS[:3], LEVELS[1:]):
         settled, x = x - a * video.eps(x, a, CFG), x + (b - a) * video.eps(x, a, CFG)
-    weights = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for frame in range(len(x)):
-        for other in (frame - 1, frame, frame + 1):
-            weights[frame, min(max(other, 0), len(x) - 1)] += share / 3
-        weights[frame, frame] += 1 - share
     for a, b in zip(LEVELS[3:], LEVELS[4:]):
         detail = x - a * image.eps(x, a, CFG) - settled
-        x = x + (b - a) * (x - settled - torch.tensordot(weights, detail, 1)) / a
+        x = x + (b - a) * (x - settled - smoothed(detail, settled, share)) / a
     torch.testing.assert_close(result, x, rtol=0, atol=1e-9)
 
 
-def test_without_a_step_of_the_video_model_there_is_nothing_to_average():
-    plans = [make_plan(Options(interval=(0, 0), finish_percent=100, finish_smoothing=share), LEVELS)
-             for share in (0, 100)]
-    assert torch.equal(*(run(plan, noisy()) for plan in plans))
+def test_without_a_step_of_the_video_model_there_is_no_motion_to_follow():
+    with pytest.raises(ConflictError, match="finish_smoothing.*finish_percent"):
+        make_plan(Options(interval=(0, 0), finish_percent=100, finish_smoothing=50), LEVELS)
+    table = Schedule.scaled_linear()
+    skipped = make_plan(Options(finish_percent=100, finish_smoothing=50, above_sigma_max="skip"), [20.0, 1.0, 0.0],
+                        Schedule.linear(), table)  # above the image model's table the video model makes the step
+    assert skipped.moves[-1].model == "image" and skipped.finishing_steps == 1
 
 
 @pytest.mark.parametrize("way", IMAGE_RESIZES)

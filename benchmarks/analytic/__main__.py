@@ -21,10 +21,10 @@ def evaluate(world: World, setting: Setting, seeds: int, clips: int, first: int 
     truth = world.clips.sample(true_labels, torch.Generator().manual_seed(0)).view(-1, n.frames, n.size)
     rows = []
     for seed in range(first, first + seeds):
-        noise = torch.randn(n.frames, len(labels), 1, n.size, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(n.frames, len(labels), 1, 1, n.size, generator=torch.Generator().manual_seed(seed))
         x, count = sample(setting, (world.video, world.image), (world.video.schedule, world.image.schedule), noise,
                           n.steps, {"labels": labels, "cond_scale": n.cfg_scale}, seed)
-        made = x[:, :, 0].transpose(0, 1)
+        made = x.flatten(2).transpose(0, 1)
         rows.append(Row(n.name, setting.name, seed, count, measure(world, made, labels, truth, true_labels)))
     return rows
 

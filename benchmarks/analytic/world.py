@@ -153,7 +153,7 @@ class World:
 
 
 class Model:
-    """A `Mixture` over ``frames`` frames as a denoiser of the sampler: x is (frames of a clip, clips, 1, size)."""
+    """A `Mixture` over ``frames`` frames as a denoiser of the sampler: x is (frames of a clip, clips, 1, 1, size)."""
 
     def __init__(self, mixture: Mixture, schedule: Schedule, frames: int):
         self.mixture, self.schedule, self.frames = mixture, schedule, frames
@@ -161,12 +161,12 @@ class Model:
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor, cond_scale: float = 1.0) -> Tensor:
         if x is not self._asked:  # else the same question again, with other guidance
-            points = x[:, :, 0].transpose(0, 1).reshape(-1, self.frames * x.shape[3])
+            points = x.flatten(2).transpose(0, 1).reshape(-1, self.frames * x.shape[-1])
             labels = labels.repeat_interleave(len(points) // len(labels))
             self._asked, self._answer = x, self.mixture.denoised(points, float(sigma[0]), labels)
         uncond, cond = self._answer
         guided = uncond + cond_scale * (cond - uncond)
-        return guided.view(x.shape[1], x.shape[0], 1, x.shape[3]).transpose(0, 1)
+        return guided.view(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
 
 
 def _signals(classes: int, templates: int, waves: Tensor, size: int, generator: torch.Generator) -> Tensor:

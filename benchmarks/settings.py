@@ -82,16 +82,17 @@ def _settings() -> Iterator[Setting]:
         yield Setting(f"finish 15 %, smoothed {share} %", "finish",
                       Options(interval=(0, 0), finish_percent=15, finish_smoothing=share))
     for share in (20, 40):
-        yield Setting(f"finish {share} %, smoothed 50 %", "finish",
-                      Options(interval=(0, 0), finish_percent=share, finish_smoothing=50))
+        yield Setting(f"finish {share} %, smoothed 100 %", "finish",
+                      Options(interval=(0, 0), finish_percent=share, finish_smoothing=100))
     for sees in ("neighbours", "first"):
         yield Setting(f"finish 15 %, {sees} seen", "finish",
                       Options(interval=(0, 0), finish_percent=15, image_attention=sees))
-    yield Setting("finish 15 %, smoothed 50 %, neighbours seen", "finish",
-                  Options(interval=(0, 0), finish_percent=15, finish_smoothing=50, image_attention="neighbours"))
-    for share in (50, 75):
-        yield Setting(f"every 8th step, finish 15 %, smoothed {share} %", "finish",
-                      Options(active_percent=12.5, finish_percent=15, finish_smoothing=share))
+    yield Setting("finish 15 %, smoothed 100 %, neighbours seen", "finish",
+                  Options(interval=(0, 0), finish_percent=15, finish_smoothing=100, image_attention="neighbours"))
+    yield Setting("every 8th step, finish 15 %, smoothed 100 %", "finish",
+                  Options(active_percent=12.5, finish_percent=15, finish_smoothing=100))
+    yield Setting("every 8th step, gamma 1 and 0, finish 15 %, smoothed 100 %", "finish",
+                  Options(active_percent=12.5, gamma_go=1, gamma_back=0, finish_percent=15, finish_smoothing=100))
     for count, share in (("8th", 12.5), ("4th", 25)):
         yield Setting(f"every {count} step, finish 20 %", "finish", Options(active_percent=share, finish_percent=20))
     yield Setting("stills", "finish", Options(interval=(0, 0), finish_percent=100))

@@ -25,14 +25,15 @@ class Preset(Generic[Set]):
 
 PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "paper": Preset("the paper's setting for AnimateDiff: gamma 4 everywhere, CFG scale 7.5", Options(), 7.5),
-    "balanced": Preset("the extra loop in every eighth step: at most 1.5 times the price of plain AnimateDiff",
-                       Options(active_percent=12.5), None),
-    "fast": Preset("no extra loop, the image model takes the last steps, its detail half averaged over neighbouring "
-                   "frames: cheaper than plain AnimateDiff, crisp frames", Options(
-                       interval=(0, 0), finish_percent=15, finish_smoothing=50), None),
-    "quality": Preset("the extra loop in every eighth step, and the image model takes the last steps as in fast: the "
-                      "best frames, at most 1.5 times the price of plain AnimateDiff", Options(
-                          active_percent=12.5, finish_percent=15, finish_smoothing=50), None),
+    "fast": Preset("no extra loop; the image model takes the last steps, its detail averaged over neighbouring frames "
+                   "along the motion: crisp, steady frames for less than the price of plain AnimateDiff", Options(
+                       interval=(0, 0), finish_percent=15, finish_smoothing=100), None),
+    "balanced": Preset("fast, and a mild extra loop (gammas of 1 and 0) in every eighth step: more detail, at most 1.5 "
+                       "times the price of plain AnimateDiff", Options(
+                           active_percent=12.5, gamma_go=1, gamma_back=0, finish_percent=15, finish_smoothing=100), None),
+    "quality": Preset("fast, and the paper's extra loop (gamma 4) in every eighth step: the most detail, at most 1.5 "
+                      "times the price of plain AnimateDiff", Options(
+                          active_percent=12.5, finish_percent=15, finish_smoothing=100), None),
     "paper-videocrafter": Preset(
         "the paper's setting for VideoCrafter: VV-VV in two of three steps, CFG scale 9", Options(z_percent=66.7), 9.0),
     "distilled": Preset(

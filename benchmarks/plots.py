@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 
 from .report import Row, by_setting, load
 from .settings import SETTINGS
@@ -19,8 +21,13 @@ BETTER = {"joint": -1, "frame": -1, "surprise": -1, "motion": 0, "obeyed": 1, "s
           "frechet": -1, "flicker": 0, "warping": 0, "boil": 0, "sway": 0}
 """Which way is better: -1 less, 1 more, 0 nearer to true clips."""
 
-PRESETS = ("plain", "IV-IV", "every 8th step", "finish 15 %, smoothed 50 %")
+PRESETS = {"plain": "plain", "IV-IV": "paper", "finish 15 %, smoothed 100 %": "fast",
+           "every 8th step, gamma 1 and 0, finish 15 %, smoothed 100 %": "balanced",
+           "every 8th step, finish 15 %, smoothed 100 %": "quality"}
 """Settings that are presets, which are named in any case."""
+
+RATIOS = ("boil", "sway")
+"""Measures that are multiples of what true clips have."""
 
 ACROSS = 3
 """Panels in a row."""
@@ -61,18 +68,40 @@ def panel(axes: Axes, rows: Sequence[Row], measure: str) -> None:
     chosen = front(scored, way or -1)
     line = [point for point in sorted(points, key=lambda point: point[1]) if point[0] in chosen]
     axes.plot([price for _, price, _ in line], [value for *_, value in line], color="grey", linewidth=0.8, zorder=0)
-    named = line + [point for point in points if point[0] in PRESETS and point not in line]
-    for k, (name, price, value) in enumerate(named):
-        axes.annotate(name, (price, value), fontsize=6, xytext=(4, (6, -9)[k % 2]), textcoords="offset points")
     if true:
         axes.axhline(target, color="tab:red", linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
+    if measure in RATIOS:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
     ticks = [0.7, 1, 1.5, 2, 3, 5]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_title({-1: f"{measure} (less is better)", 1: f"{measure} (more is better)",
                     0: f"{measure} (true clips: dotted)"}[way], fontsize=8)
     axes.tick_params(labelsize=7)
+    axes.set_xlim(0.65, 6.5)
+    label(axes, sorted({*points}, key=lambda point: (point[0] not in PRESETS, point not in line, point[1]))[
+        :len(PRESETS) + len(line)])
+
+
+def label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names (setting, price, value) where there is room, presets in bold; a name that would lie on another is left
+    out."""
+    figure = axes.get_figure(root=True)
+    figure.canvas.draw()  # lays the panels out, so that room can be measured
+    taken: list[Bbox] = []
+    for name, price, value in points:
+        for across, up in ((5, 4), (5, -9), (-5, 4), (-5, -9), (5, 13), (5, -18)):
+            text = axes.annotate(PRESETS.get(name, name), (price, value), (across, up), textcoords="offset points",
+                                 fontsize=6, ha="left" if across > 0 else "right",
+                                 weight="bold" if name in PRESETS else "normal")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) and axes.bbox.containsx(box.x1):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def draw(rows: Sequence[Row], measures: Sequence[str], path: Path) -> None:

@@ -30,7 +30,8 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
                        interval=(0, 0), finish_percent=15, finish_smoothing=100), None),
     "balanced": Preset("fast, and a mild extra loop (gammas of 1 and 0) in every eighth step: more detail, at most 1.5 "
                        "times the price of plain AnimateDiff", Options(
-                           active_percent=12.5, gamma_go=1, gamma_back=0, finish_percent=15, finish_smoothing=100), None),
+                           active_percent=12.5, gamma_go=1, gamma_back=0,
+                           finish_percent=15, finish_smoothing=100), None),
     "quality": Preset("fast, and the paper's extra loop (gamma 4) in every eighth step: the most detail, at most 1.5 "
                       "times the price of plain AnimateDiff", Options(
                           active_percent=12.5, finish_percent=15, finish_smoothing=100), None),

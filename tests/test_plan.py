@@ -1,5 +1,6 @@
 """The plan: moves that chain, counts, the choice of models, labels and gammas, and the released loops' structure."""
 import dataclasses
+import functools
 import json
 import math
 
@@ -12,8 +13,9 @@ from ivmixed import Move, OptionError, Options, Plan, Schedule, make_plan, ramp,
 from ivmixed.cost import times_plain
 from ivmixed.options import FORMS
 
-from .test_options import any_options
+from . import test_options
 
+any_options = functools.partial(test_options.any_options, finish_smoothing=0)  # it moves nothing, and may be refused
 IMAGE = Schedule.scaled_linear()
 VIDEO = Schedule.linear()
 LEVELS = [10.0, 6.0, 3.0, 1.0, 0.3, 0.0]  # five steps, of which the last ends at 0

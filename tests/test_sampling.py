@@ -165,7 +165,7 @@ def test_the_detail_of_the_finish_is_averaged_along_the_motion(share):
 
 
 def test_without_a_step_of_the_video_model_there_is_no_motion_to_follow():
-    with pytest.raises(ConflictError, match="finish_smoothing.*finish_percent"):
+    with pytest.raises(ConflictError, match=r"finish_smoothing.*finish_percent"):
         make_plan(Options(interval=(0, 0), finish_percent=100, finish_smoothing=50), LEVELS)
     table = Schedule.scaled_linear()
     skipped = make_plan(Options(finish_percent=100, finish_smoothing=50, above_sigma_max="skip"), [20.0, 1.0, 0.0],

@@ -288,7 +288,7 @@ def test_the_plan_may_be_another_video_models(client, name, table):
 def test_presets_are_those_of_the_samplers_own_moves(client):
     given = client.get("/ivmixed/v1/presets").json()
     assert [preset["name"] for preset in given] == [
-        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
+        "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
     assert [preset["cfg_scale"] for preset in given] == [7.5, None, None, None, 9.0, 1.0, None]
     assert [WebUIOptions.from_dict(preset["options"]) for preset in given] == [
         Options(), Options(active_percent=12.5), Options(interval=(0, 0), finish_percent=15, finish_smoothing=50),

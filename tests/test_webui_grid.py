@@ -136,7 +136,7 @@ def test_the_infotext_names_the_preset(host):
 def test_a_closed_panel_runs_the_preset_of_the_settings(host):
     info = host.shared.settings_page["ivmixed_closed"]
     assert info.component_args()["choices"] == [
-        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
+        "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
     assert (info.default, info.section) == ("paper", ("ivmixed", "IV-mixed"))
     published = host.run(host.clip(frames=4, context=4))
     assert torch.equal(host.run(host.clip(options=WebUIOptions().to_dict(), frames=4, context=4)), published)

@@ -186,7 +186,7 @@ def changed(page, values):
     return page.defaults() | {name: value for name, value in zip(page.names, values[:-1]) if name not in left}
 
 
-@pytest.mark.parametrize("name", ["paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"])
+@pytest.mark.parametrize("name", ["paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     values = host.module("page.live").choose(name, True)
     preset = host.module("presets").BUILT_IN[name]
@@ -201,7 +201,7 @@ def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
 
 def test_the_released_loops_and_the_box_models_are_not_offered(host):
     assert list(host.module("presets").BUILT_IN) == [
-        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
+        "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
 
 
 def test_choosing_custom_changes_nothing(host, page):
@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_told_and_kept(host, stored, text):
     stored.write_text(text, "latin-1")
     host.log.lines.clear()
     assert list(host.module("presets").every()) == [
-        "paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
+        "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
     assert str(stored) in host.log.lines[0] and "repair it, or move it away" in host.log.lines[0]
     _, said = host.module("page.live").save("mine", [], host.module("page.panel").values_of(WebUIOptions()))
     assert str(stored) in text_of(said)

@@ -16,7 +16,7 @@ from . import hostile
 from .host import loaded
 from .hostile import assert_in_words
 
-BUILT_IN = ["paper", "balanced", "fast", "quality", "paper-videocrafter", "distilled", "plain"]
+BUILT_IN = ["paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
 NAMES = [option.name for option in OPTIONS]
 GOOD = json.dumps({"options": WebUIOptions(rho=3).to_dict(), "cfg_scale": 6.5})
 

@@ -23,10 +23,9 @@ from torch import Tensor
 from modules import devices
 
 from ...clips.encode import Frames
-from ...options import OptionError
 from ...patch import replaced
 from ..errors import RefusedError
-from .forge_controlnet import NOBODY, STOPPED
+from .control_video import NOBODY, STOPPED, script_of
 
 
 @contextmanager
@@ -47,10 +46,7 @@ def rows(script_runner: Any, chosen: slice | Tensor, total: int) -> Iterator[Non
 @contextmanager
 def fed(p: Any, frames: Sequence[Frames]) -> Iterator[Callable[[], None]]:
     """As `Host.fed_controlnet` has it. A unit is an object of pydantic or, from the API, a dictionary."""
-    script = next((script for script in getattr(p.scripts, "alwayson_scripts", ())
-                   if script.title().lower() == "controlnet"), None)
-    if script is None:
-        raise OptionError("control_video", "a video", "none", "has no use: this WebUI has no ControlNet that takes it")
+    script = script_of(p, "args_from")
     units = slice(script.args_from, script.args_to)
     enabled = [unit for unit in p.script_args[units] if _of(unit, "enabled")]
     taking = [unit for unit in enabled if not _has_picture(unit)]

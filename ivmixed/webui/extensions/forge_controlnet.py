@@ -15,12 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from ...clips.encode import Frames
-from ...options import OptionError
 from ...patch import replaced
 from ..errors import RefusedError
+from .control_video import NOBODY, STOPPED, script_of
 
-NOBODY = "control_video: no unit of ControlNet takes it: enable one, and give it a model and no picture."
-STOPPED = "ControlNet stopped while it prepared its units, and the clip would be without it: the log says why."
 OWNERS = ("lib_ipadapter", "lib_controllllite")
 """How the modules begin whose objects are controls. Patches of other extensions stay."""
 
@@ -69,10 +67,7 @@ def fed(p: Any, frames: Sequence[Frames]) -> Iterator[Callable[[], None]]:
     frame i the i-th, in ``process``; what it made of the units is in ``current_params``. Of errors in it the host only
     has a line in its log.
     """
-    script = next((script for script in getattr(p.scripts, "alwayson_scripts", ())
-                   if script.title().lower() == "controlnet" and hasattr(script, "get_input_data")), None)
-    if script is None:
-        raise OptionError("control_video", "a video", "none", "has no use: this WebUI has no ControlNet that takes it")
+    script = script_of(p, "get_input_data")
     asked: list[tuple[Any, bool]] = []
     choose = script.get_input_data
     with ExitStack() as stack:

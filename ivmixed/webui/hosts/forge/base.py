@@ -202,12 +202,14 @@ class ForgeStrategy:
             options = options_of(p)
             prompt, loras = conds.without_networks(options)
             checkpoint = checkpoints.chosen(options)
+            other = checkpoint is not None or loras
+            asked = other and make_plan(options, range(MANY_STEPS, -1, -1)).count("image")
         except OptionError:
             return  # refused later, before the first evaluation
         negative = options.image_negative_prompt
-        if checkpoint is None and not loras:
+        if not other:
             self.image_conds = conds.own(p, prompt, negative)
-        elif make_plan(options, range(MANY_STEPS, -1, -1)).count("image"):
+        elif asked:
             info = checkpoint or p.sd_model.sd_checkpoint_info
             image = self.image_model = LoadedImageModel.of_request(p, info, self.host.load_checkpoint)
             with image.chosen(p):

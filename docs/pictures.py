@@ -30,14 +30,15 @@ LATE = (60, 100)
 """The interval that suits this model."""
 
 STRIPS = {
-    "presets": {name: PRESETS[name].options for name in ("plain", "balanced", "fast", "quality", "paper")},
+    "presets": {name: PRESETS[name].options for name in ("plain", "fast", "balanced", "quality", "paper")},
     "gamma": {"plain": Options(interval=(0, 0)), **{
         f"gamma {gamma}": Options(gamma_go=gamma, gamma_back=gamma, interval=LATE) for gamma in (0, 2, 4, 8)}},
     "z": {f"z {percent}%": Options(z_percent=percent, interval=LATE) for percent in (0, 50, 100)},
     "interval": {f"{start} to {end}%": Options(interval=(start, end))
                  for start, end in ((0, 0), (0, 50), (60, 100), (0, 100))},
-    "finish": {f"{percent}%": Options(interval=(0, 0), finish_percent=percent, finish_by="steps")
-               for percent in (0, 20, 40, 100)},
+    "finish": {f"{percent}%" + ", smoothed" * (smoothing > 0): Options(
+        interval=(0, 0), finish_percent=percent, finish_by="steps", finish_smoothing=smoothing)
+        for percent, smoothing in ((0, 0), (20, 0), (20, 100), (40, 0), (40, 100), (100, 0))},
 }
 DRAWN, RESTYLED, STRENGTHS = "a red circle moves right", "a red star moves right", (0.3, 0.5, 0.7)
 """What the strip "restyle" begins with, its prompt, and how much of it changes."""
@@ -71,7 +72,7 @@ def restyle() -> None:
         video, _ = media.write_clip(Path(folder) / "drawn.webp", drawn, Clip.fps, {})
         clips = made({f"strength {strength}": {
             "prompt": RESTYLED, "seed": SEED, "init_video": video, "strength": strength,
-            "options": PRESETS["box"].options} for strength in STRENGTHS})
+            "options": PRESETS["quality"].options} for strength in STRENGTHS})
     strip(IMAGES / "restyle.png", {f"drawn: {DRAWN}": drawn, **{
         f"{label}: {RESTYLED}": clip.frames for label, clip in clips.items()}})
 

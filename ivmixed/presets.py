@@ -14,13 +14,12 @@ Set = TypeVar("Set", bound=Options)
 @dataclass(frozen=True)
 class Preset(Generic[Set]):
     """What a name stands for. ``cfg_scale``: None where it leaves the scale as it is. ``loop``: one of
-    `ivmixed.released.RELEASED`, or "" for the sampler's own moves. ``model``: the one that it suits, or "" for any."""
+    `ivmixed.released.RELEASED`, or "" for the sampler's own moves."""
 
     help: str
     options: Set
     cfg_scale: float | None
     loop: str = ""
-    model: str = ""
 
 
 PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
@@ -46,9 +45,6 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "released-videocrafter": Preset(
         "the released VideoCrafter loop, move by move: VV-VV in one of three steps", Options(z_percent=33.3), 9.0,
         "videocrafter"),
-    "box": Preset("what suits the bundled model: the extra loop in every eighth step",
-                  Options(active_percent=12.5), None, model="box"),
     "plain": Preset("no extra loop: the video model alone", Options().plain(), None),
 })
-"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "box", "balanced", "fast" and "quality" were
-measured, see docs/benchmarks.md; "distilled" is a sum: to first order a loop adds the guidance of its four moves."""
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "fast", "balanced" and "quality" were measured, see docs/benchmarks.md; "distilled" is a sum: to first order a loop adds the guidance of its four moves."""

@@ -96,7 +96,7 @@ def test_iv_mixed_frames_are_sharper_and_nearer_to_real_ones(pipe, plain):
     prompts, plain = PROMPTS[:2], plain[:2]
     generator = torch.Generator().manual_seed(0)
     real = np.concatenate([as_frames(render(random_scene(generator, prompt), FRAMES)) for prompt in prompts * 4])
-    mixed = [clip(pipe, prompt, seed, options=PRESETS["box"].options).frames for seed, prompt in enumerate(prompts)]
+    mixed = [clip(pipe, prompt, seed, options=PRESETS["quality"].options).frames for seed, prompt in enumerate(prompts)]
     assert np.mean([sharpness(frames) for frames in mixed]) > 1.3 * np.mean([sharpness(frames) for frames in plain])
     assert frame_distance(np.concatenate(mixed), real) < frame_distance(np.concatenate(plain), real)
 

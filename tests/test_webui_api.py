@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ivmixed import OptionError, Options, Schedule, make_plan
 from ivmixed.cost import OUTER, WHOLE, times_plain, work
+from ivmixed.presets import PRESETS
 from ivmixed.standalone.pipeline import plan_of
 from ivmixed.webui.options import OPTIONS, WebUIOptions
 
@@ -291,8 +292,7 @@ def test_presets_are_those_of_the_samplers_own_moves(client):
         "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
     assert [preset["cfg_scale"] for preset in given] == [7.5, None, None, None, 9.0, 1.0, None]
     assert [WebUIOptions.from_dict(preset["options"]) for preset in given] == [
-        Options(), Options(active_percent=12.5), Options(interval=(0, 0), finish_percent=15, finish_smoothing=50),
-        Options(active_percent=12.5, finish_percent=15, finish_smoothing=50), Options(z_percent=66.7),
+        Options(), *(PRESETS[name].options for name in ("fast", "balanced", "quality")), Options(z_percent=66.7),
         Options(gamma_go=0.25, gamma_back=0.25), Options(interval=(0, 0))]
     assert not any(preset["own"] for preset in given)
 

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=3, help="for each setting (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--preset", default="box", choices=PRESETS, help="default: %(default)s")
+    parser.add_argument("--preset", default="quality", choices=PRESETS, help="default: %(default)s")
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="only this; may be repeated")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="a strip of each setting's first clip")
     args = parser.parse_args(argv)

@@ -25,7 +25,7 @@ from .settings import Settings
 
 PROMPTS = ("a red circle moves right", "a blue square turns", "a yellow star bounces", "a green triangle moves up")
 STEPS, SEED = 15, 1
-SAMPLERS = {"plain": PRESETS["plain"].options, "IV-mixed": PRESETS["box"].options}
+SAMPLERS = {"plain": PRESETS["plain"].options, "IV-mixed": PRESETS["quality"].options}
 
 Frames = NDArray[np.uint8]
 

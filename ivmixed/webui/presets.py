@@ -28,7 +28,7 @@ SECTION = "ivmixed"
 """The page of the host's settings that has it."""
 
 BUILT_IN = {name: Preset(preset.help, WebUIOptions(**vars(preset.options)), preset.cfg_scale)
-            for name, preset in PRESETS.items() if not preset.loop and not preset.model}
+            for name, preset in PRESETS.items() if not preset.loop}
 """The released loops are not the sampler's moves, and others suit one model that no WebUI has."""
 
 CFG_SCALE = Option("cfg_scale", Number(0, 100), None, "", "Of the ordinary steps; none leaves it as it is")

@@ -37,8 +37,8 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "paper-videocrafter": Preset(
         "the paper's setting for VideoCrafter: VV-VV in two of three steps, CFG scale 9", Options(z_percent=66.7), 9.0),
     "distilled": Preset(
-        "for AnimateDiff-Lightning and AnimateLCM: CFG scale 1, and gammas of 0.25, which together add 1 to it",
-        Options(gamma_go=0.25, gamma_back=0.25), 1.0),
+        "for AnimateDiff-Lightning and AnimateLCM: CFG scale 1 and no extra loop, which did not pay with such modules",
+        Options().plain(), 1.0),
     "released-animatediff": Preset("the released AnimateDiff loop, move by move", Options(), 7.5, "animatediff"),
     "released-modelscope": Preset(
         "the released ModelScope loop, move by move", Options(image_resize="nearest"), 7.5, "modelscope"),
@@ -47,4 +47,5 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
         "videocrafter"),
     "plain": Preset("no extra loop: the video model alone", Options().plain(), None),
 })
-"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "fast", "balanced" and "quality" were measured, see docs/benchmarks.md; "distilled" is a sum: to first order a loop adds the guidance of its four moves."""
+"""Sources: arXiv 2410.04171, sections 3 and 4, and its released code; "fast", "balanced" and "quality" were measured,
+see docs/benchmarks.md, and "distilled", see docs/built-in-motion.md."""

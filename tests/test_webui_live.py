@@ -199,7 +199,7 @@ def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
     assert preset.help in text_of(look(host, preset.options)[1])
 
 
-def test_the_released_loops_and_the_box_models_are_not_offered(host):
+def test_the_released_loops_are_not_offered(host):
     assert list(host.module("presets").BUILT_IN) == [
         "paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"]
 

@@ -88,7 +88,7 @@ def test_option(webui, clips, name):
     assert different(clip.frames, clips(**others).frames)
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not (preset.loop or preset.model)])
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.loop])
 def test_preset(webui, clips, name):
     options = next(preset["options"] for preset in webui.call("/ivmixed/v1/presets") if preset["name"] == name)
     clip = clips(**options)

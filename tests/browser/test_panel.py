@@ -309,6 +309,13 @@ def test_the_picture_follows_every_kind_of_setting(tab):
 
 def test_a_late_answer_does_not_undo_a_newer_one(tab):
     tab.open().settle().recognises("paper")
+    tab.page.evaluate("""id => {
+        window.answers = new Set();
+        const price = document.querySelector(id + "price");
+        const seen = () => price.querySelectorAll("p").forEach((answer) => answers.add(answer.dataset.answer));
+        new MutationObserver(seen).observe(price, {childList: true, subtree: true});
+        seen();
+    }""", PREFIX)
     held = []
     tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
     tab.set(PREFIX + "gamma_back", 9)
@@ -318,8 +325,9 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
         tab.page.wait_for_timeout(100)
     tab.set(PREFIX + "gamma_back", 4)
     tab.rest()
+    assert tab.page.evaluate("answers.size") == 1
     held[0].continue_()
-    tab.recognises("custom")
+    tab.wait("() => answers.size === 3")  # the late one came, and one for what changed since
     tab.recognises("paper")
 
 

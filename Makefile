@@ -29,7 +29,7 @@ test-code: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/browser
 
 test-page: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 test-thorough: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "thorough or hypothesis" --hypothesis-profile thorough

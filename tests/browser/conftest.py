@@ -19,8 +19,6 @@ REQUIRED = os.environ.get("IVMIXED_BROWSER") == "required"
 GRADIO4 = Path(os.environ.get("GRADIO4", Path(sys.prefix, "gradio4")))
 """The folder into which gradio 4 was installed beside the environment's gradio 3, see the Makefile."""
 HOSTS = {"gradio3": "a1111", "gradio4": "forge_main"}
-EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in HOSTS]
-"""With ``pytest -n 2 --dist loadgroup`` each of them has a process of its own, with its server and its browser."""
 START = 300
 """Seconds that a page may take to be served: on a busy machine importing gradio alone takes a minute."""
 
@@ -48,8 +46,16 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session", params=EACH)
-def url(request, browser):
+@pytest.fixture(scope="session")
+def page(browser):
+    """One for all tests, each of which loads it anew: what the browser fetched and compiled for one serves the next.
+    Fonts and scripts of other servers are no part of it: they are behind a proxy that is not there."""
+    with browser.new_context(proxy={"server": "http://127.0.0.1:9", "bypass": "127.0.0.1"}) as context:
+        yield context.new_page()
+
+
+@pytest.fixture(scope="session", params=HOSTS)
+def url(request, page):
     """Where the page of a host's double is served, with its gradio."""
     if find_spec("gradio") is None:
         missing("gradio 3")
@@ -65,6 +71,7 @@ def url(request, browser):
     try:
         yield wait_for(server, f"http://127.0.0.1:{port}/")
     finally:
+        page.goto("about:blank")  # what is open holds the server
         server.terminate()
         server.wait(30)
 

@@ -32,7 +32,7 @@ def main() -> None:
 
 def picture(browser, url: str, theme: str, path: Path) -> None:
     """Gamma falls, half of the steps run the video model alone, and the last fifth is plain."""
-    with Tab(browser, url, theme, 720) as tab:
+    with Tab(browser.new_page(), url, theme, 720) as tab:
         tab.choose("#txt2img_sampling", "IV-mixed")
         tab.open()
         for name, value in (("gamma_go", "7 to 2"), ("z_percent", 50), ("interval_end", 80)):
@@ -46,7 +46,7 @@ def picture(browser, url: str, theme: str, path: Path) -> None:
 
 def tab_picture(browser, url: str, path: Path) -> None:
     """A finished comparison; the double's clips are patterns."""
-    with ClipTab(browser, url, "light", 1200) as tab:
+    with ClipTab(browser.new_page(), url, "light", 1200) as tab:
         tab.press("compare", clips=2)
         tab.page.evaluate("document.activeElement.blur()")
         bottom = tab.page.locator(f"{OWN}strip").first.bounding_box()

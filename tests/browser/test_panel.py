@@ -1,6 +1,7 @@
 """The panel in a real browser: real gradio of both versions, on doubles of the hosts."""
 import json
 import re
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,40 +21,96 @@ class Tab:
     """How the panel's ids begin."""
     WAIT = 120_000
     """Milliseconds."""
+    POLL = 50
+    """Milliseconds between two looks of a wait: one at every frame would keep the browser drawing."""
+    left = None
+    """What the test before left as it found it, see `kept`."""
 
-    def __init__(self, browser, url, theme="light", width=900, height=1400):
-        self.errors, self.asking = [], []
-        self.page = browser.new_page(viewport={"width": width, "height": height})
-        self.page.set_default_timeout(self.WAIT)
-        # fonts and scripts of other servers are no part of the page
-        self.page.route(lambda address: not address.startswith(url), lambda route: route.abort())
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._said)
-        self.page.on("request", lambda request: self.asking.append(request) if "/run/predict" in request.url else None)
-        for end in ("requestfinished", "requestfailed"):
-            self.page.on(end, lambda request: self.asking.remove(request) if request in self.asking else None)
-        self.page.goto(f"{url}?__theme={theme}")
-        self.page.wait_for_selector(f"{self.PREFIX}price p", state="attached")
+    def __init__(self, page, url, theme="light", width=900, height=1400):
+        self.page, self.url, self.errors, self.asking = page, url, [], []
+        Tab.left = None
+        page.set_default_timeout(self.WAIT)
+        page.set_viewport_size({"width": width, "height": height})
+        self._listen(page.on)
+        page.goto(f"{url}?__theme={theme}")
+        page.wait_for_selector(f"{self.PREFIX}price p", state="attached")
+
+    def _listen(self, change):
+        for event, listener in (("pageerror", self._failed), ("console", self._said), ("request", self._asked),
+                                ("requestfinished", self._answered), ("requestfailed", self._answered)):
+            change(event, listener)
+
+    def _failed(self, error):
+        self.errors.append(str(error))
 
     def _said(self, message):
-        if message.type == "error" and "ERR_FAILED" not in message.text and "preload CSS" not in message.text:
+        source = message.location["url"]
+        elsewhere = source and not source.startswith(self.url)  # other servers are not reached
+        if message.type == "error" and not elsewhere and "preload CSS" not in message.text:
             self.errors.append(message.text)
+
+    def _asked(self, request):
+        if "/run/predict" in request.url:
+            self.asking.append(request)
+
+    def _answered(self, request):
+        if request in self.asking:
+            self.asking.remove(request)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *error):
-        self.page.close()
+        self._listen(self.page.remove_listener)
+        self.page.unroute_all()
         if kind is None:
             assert self.errors == []
+
+    @classmethod
+    @contextmanager
+    def kept(cls, page, url, theme="light", width=900, height=1400):
+        """The page as the test before left it, if by this too; else loaded anew. The test has to leave all settings as
+        they were: it only looks, or puts back what it sets."""
+        tab = Tab.left
+        if type(tab) is cls and tab.url == url:
+            tab._listen(page.on)
+        else:
+            tab = cls(page, url).settle()
+        Tab.left = None  # after a failure nobody knows
+        with tab:
+            tab.show(theme, width, height)
+            yield tab
+        Tab.left = tab
+
+    def show(self, theme, width, height):
+        """What another theme and another window would show of the page."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.evaluate("""async (dark) => {
+            scrollTo(0, 0);
+            document.body.classList.toggle("dark", dark); // which is what gradio does for ?__theme=dark
+            const changes = document.getAnimations().filter((one) => one instanceof CSSTransition);
+            await Promise.allSettled(changes.map((one) => one.finished));
+            const frame = () => new Promise((done) => requestAnimationFrame(done));
+            await frame().then(frame); // what is drawn by size is drawn anew
+        }""", theme == "dark")
+
+    def wait(self, condition, *arguments):
+        """Waits until a JavaScript function of these arguments is true."""
+        self.page.wait_for_function(f"(all) => ({condition})(...all)", arg=arguments, polling=self.POLL)
 
     def find(self, name):
         return self.page.locator(self.PREFIX + name)
 
     def open(self):
-        self.find("open").locator("> .label-wrap").click()
+        self.unfold("open")
         self.page.wait_for_selector(f"{self.PREFIX}picture svg")
         return self
+
+    def unfold(self, name, opened=True):
+        """Opens or closes an accordion."""
+        label = self.find(name).locator("> .label-wrap")
+        if ("open" in label.get_attribute("class").split()) != opened:
+            label.click()
 
     def rest(self):
         """A moment by the page's own clock, longer than it waits after a change before it asks the server."""
@@ -70,7 +127,7 @@ class Tab:
     def set(self, selector, value):
         field = self.page.locator(f"{selector} {FIELD}")
         field.fill(str(value))
-        field.press("Tab")
+        field.blur()
 
     def choose(self, selector, text):
         field = self.page.locator(f"{selector} input")
@@ -81,16 +138,27 @@ class Tab:
 
     def recognises(self, preset):
         """Waits until the settings are recognised as a preset's."""
-        self.page.wait_for_function(
-            "([id, preset]) => document.querySelector(id + 'preset input').value === preset", arg=[self.PREFIX, preset])
+        self.wait("(id, preset) => document.querySelector(id + 'preset input').value === preset", self.PREFIX, preset)
 
     def number(self, name):
         return float(self.find(name).locator(FIELD).input_value())
 
     def says(self, name, words):
         """Waits until an element says these words."""
-        self.page.wait_for_function(
-            "([id, words]) => document.querySelector(id).textContent.includes(words)", arg=[self.PREFIX + name, words])
+        self.wait("(id, words) => document.querySelector(id).textContent.includes(words)", self.PREFIX + name, words)
+
+    def draws(self, condition):
+        """Waits until this is true of the data of the picture."""
+        self.wait(f"""(id) => {{
+            const {{steps, curves, cfg}} = JSON.parse(document.querySelector(id).dataset.picture);
+            return {condition};
+        }}""", f"{self.PREFIX}picture .ivmixed-drawing")
+
+    def put_back(self):
+        """Sets all of the panel as it is when the page is loaded."""
+        self.choose(self.PREFIX + "preset", "paper")
+        self.says("picture", PRESETS["paper"].help)
+        self.settle().recognises("paper")
 
     def picture(self):
         """(its data, the classes of the blocks that are drawn)."""
@@ -101,16 +169,9 @@ class Tab:
 
 
 @pytest.fixture
-def tab(browser, url):
-    with Tab(browser, url) as tab:
+def tab(page, url):
+    with Tab(page, url) as tab:
         yield tab
-
-
-@pytest.fixture(scope="module")
-def opened(browser, url):
-    """One for all tests that only look."""
-    with Tab(browser, url) as tab:
-        yield tab.open()
 
 
 def test_closed_the_title_has_what_matters(tab):
@@ -121,137 +182,61 @@ def test_closed_the_title_has_what_matters(tab):
     tab.says("price", "44 evaluations, about 3.9 times plain AnimateDiff")
 
 
-def test_the_picture_draws_the_plan(opened):
-    opened.says("picture", "94 evaluations")
-    data, blocks = opened.picture()
-    assert len(data["steps"]) == 20
-    drawn = [block.removeprefix("ivmixed-move ") for block in blocks]
-    assert drawn == [move for step in data["steps"] for move in (step[-1], *step[:-1])]
-    assert opened.find("picture").locator(".ivmixed-legend > span").all_inner_texts() == [
-        "image model", "video model", "ordinary step, at the CFG scale"]
+def test_the_picture_draws_the_plan(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        tab.says("picture", "94 evaluations")
+        data, blocks = tab.picture()
+        assert len(data["steps"]) == 20
+        drawn = [block.removeprefix("ivmixed-move ") for block in blocks]
+        assert drawn == [move for step in data["steps"] for move in (step[-1], *step[:-1])]
+        assert tab.find("picture").locator(".ivmixed-legend > span").all_inner_texts() == [
+            "image model", "video model", "ordinary step, at the CFG scale"]
 
 
-def test_blocks_stand_in_their_columns_and_within_the_picture(opened):
-    width = opened.find("picture").locator(".ivmixed-drawing").evaluate("box => box.clientWidth")
-    places = opened.find("picture").locator(".ivmixed-drawing > svg .ivmixed-move").evaluate_all(
-        "all => all.map(b => ['x', 'y', 'width', 'height'].map(name => +b.getAttribute(name)))")
-    assert all(x >= 0 and x + wide <= width and y >= 0 for x, y, wide, high in places)
-    assert len({round(x, 3) for x, *_ in places}) == 20
-    assert len({(round(x, 3), round(y, 3)) for x, y, *_ in places}) == len(places)  # none lies on another
+def test_blocks_stand_in_their_columns_and_within_the_picture(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        width = tab.find("picture").locator(".ivmixed-drawing").evaluate("box => box.clientWidth")
+        places = tab.find("picture").locator(".ivmixed-drawing > svg .ivmixed-move").evaluate_all(
+            "all => all.map(b => ['x', 'y', 'width', 'height'].map(name => +b.getAttribute(name)))")
+        assert all(x >= 0 and x + wide <= width and y >= 0 for x, y, wide, high in places)
+        assert len({round(x, 3) for x, *_ in places}) == 20
+        assert len({(round(x, 3), round(y, 3)) for x, y, *_ in places}) == len(places)  # none lies on another
 
 
-def test_the_picture_follows_every_kind_of_setting(tab):
-    tab.open()
-    tab.set(PREFIX + "interval_end", 50)
-    tab.says("picture", "10 of 20 steps run the loop")
-    tab.choose(PREFIX + "form", "RR-IV")
-    tab.says("picture", "fresh noise")
-    tab.set(PREFIX + "finish_percent", 20)
-    tab.says("picture", "ordinary step by the image model")
-    assert [block for block in tab.picture()[1] if "ordinary" in block][-5:] == [
-        "ivmixed-move video ordinary"] + ["ivmixed-move image ordinary"] * 4
-    tab.set(PREFIX + "gamma_go", "9 to 2")
-    tab.page.wait_for_function(
-        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"
-        ".curves['image go'][0] === 9", arg=PREFIX)
-    tab.set("#txt2img_cfg_scale", 12)
-    tab.page.wait_for_function(
-        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture).cfg === 12",
-        arg=PREFIX)
-    tab.recognises("custom")
+def test_the_defaults_are_the_published_ones(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        tab.says("picture", PRESETS["paper"].help)
+        assert PRESETS["paper"].options == Options()
+        tab.recognises("paper")
 
 
-def test_a_form_that_the_list_does_not_have_is_typed(tab):
-    tab.open()
-    field = tab.page.locator(f"{PREFIX}form input")
-    field.fill("RV-IV")
-    field.press("Enter")
-    tab.page.wait_for_function(
-        "id => JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture)"
-        ".steps[0].join() === 'image go,video go,noise back,video back,video ordinary'", arg=PREFIX)
+def test_the_picture_is_described_for_screen_readers(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        drawing = tab.find("picture").locator(".ivmixed-drawing")
+        assert drawing.get_attribute("role") == "img"
+        assert "image model, denoising: 4 throughout" in drawing.get_attribute("aria-label")
+        assert drawing.locator("> svg").get_attribute("aria-hidden") == "true"
 
 
-def test_what_is_refused_is_said_at_once(tab):
-    tab.open()
-    tab.set(PREFIX + "interval_start", 60)
-    tab.set(PREFIX + "interval_end", 20)
-    tab.says("picture", "interval = [60, 20] is not allowed")
-    tab.set(PREFIX + "interval_end", 80)
-    tab.says("picture", "evaluations")
-
-
-def test_a_late_answer_does_not_undo_a_newer_one(tab):
-    tab.open().settle().recognises("paper")
-    held = []
-    tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
-    tab.set(PREFIX + "gamma_back", 9)
-    for _ in range(tab.WAIT // 100):
-        if held:
-            break
-        tab.page.wait_for_timeout(100)
-    tab.set(PREFIX + "gamma_back", 4)
-    tab.rest()
-    held[0].continue_()
-    tab.recognises("custom")
-    tab.recognises("paper")
-
-
-@pytest.mark.parametrize("name", ["paper-videocrafter", "plain"])
-def test_a_preset_in_one_click(tab, name):
-    tab.open()
-    tab.set(PREFIX + "gamma_back", 9)
-    tab.recognises("custom")
-    tab.choose(PREFIX + "preset", name)
-    tab.says("picture", PRESETS[name].help)
-    options = PRESETS[name].options
-    assert (tab.number("gamma_back"), tab.number("z_percent"), tab.number("interval_end")) == (
-        options.gamma_back, options.z_percent, options.interval[1])
-    if PRESETS[name].cfg_scale:
-        assert float(tab.page.locator("#txt2img_cfg_scale input[type=number]").input_value()) == PRESETS[name].cfg_scale
-
-
-def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
-    tab.open()
-    tab.set(PREFIX + "gamma_go", 6.5)
-    tab.recognises("custom")
-    tab.find("own_presets").locator("> .label-wrap").click()
-    tab.find("preset_name").locator("input, textarea").fill("kite over a beach")
-    tab.find("preset_save").click()
-    tab.says("preset_message", "Saved as kite over a beach.")
-    tab.recognises("kite over a beach")
-
-    tab.choose(PREFIX + "preset", "paper")
-    tab.says("picture", PRESETS["paper"].help)
-    assert tab.number("gamma_go") == 4
-    tab.choose(PREFIX + "preset", "kite over a beach")
-    tab.page.wait_for_function(
-        "id => document.querySelector(id + 'gamma_go textarea').value === '6.5'", arg=PREFIX)
-
-    tab.find("preset_name").locator("input, textarea").fill("kite")
-    tab.find("preset_rename").click()
-    tab.says("preset_message", "kite over a beach is kite now.")
-    tab.find("preset_delete").click()
-    tab.says("preset_message", "kite is deleted.")
-    assert tab.number("gamma_go") == 6.5
-    tab.find("preset_delete").click()
-    tab.says("preset_message", "is not one of your own presets")
-
-
-def test_the_gamma_of_the_image_model_is_under_advanced(tab):
-    tab.open()
-    assert not tab.find("gamma_image_go").is_visible()
-    tab.find("open").get_by_text("Advanced", exact=True).click()
-    tab.find("gamma_image_go").wait_for(state="visible")
-    tab.set(PREFIX + "gamma_image_go", "0=8 50=1")
-    tab.page.wait_for_function(
-        "id => { const c = JSON.parse(document.querySelector(id + 'picture .ivmixed-drawing').dataset.picture).curves;"
-        "return c['image go'][0] === 8 && c['video go'][0] === 4 }", arg=PREFIX)
+def test_the_picture_is_drawn_anew_where_the_page_is_made_narrower(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        svg = tab.find("picture").locator(".ivmixed-drawing > svg")
+        wide = svg.bounding_box()["width"]
+        tab.page.set_viewport_size({"width": 420, "height": 1400})
+        tab.wait("(id, wide) => document.querySelector(id + 'picture .ivmixed-drawing > svg').clientWidth < wide - 100",
+                 PREFIX, wide)
+        assert len(tab.picture()[1]) == 94
 
 
 @pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 900)])
-def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
-    with Tab(browser, url, theme, width) as tab:
-        tab.open().settle()
+def test_it_fits_the_page_and_can_be_read(page, url, theme, width):
+    with Tab.kept(page, url, theme, width) as tab:
+        tab.open()
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
         panel = tab.find("open").bounding_box()
         drawn = tab.find("picture").locator(".ivmixed-drawing > svg").bounding_box()
@@ -269,6 +254,121 @@ def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
             assert contrast(colour(tab, f"{PREFIX}picture {selector}", "color"), background) >= 4.5
         for selector in (".ivmixed-move.image", ".ivmixed-move.video"):
             assert contrast(colour(tab, f"{PREFIX}picture {selector}", "fill"), background) >= 3
+
+
+def test_what_is_refused_is_said_at_once(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        tab.set(PREFIX + "interval_start", 60)
+        tab.set(PREFIX + "interval_end", 20)
+        tab.says("picture", "interval = [60, 20] is not allowed")
+        tab.set(PREFIX + "interval_end", 80)
+        tab.says("picture", "evaluations")
+        tab.put_back()
+
+
+def test_a_form_that_the_list_does_not_have_is_typed(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        field = tab.page.locator(f"{PREFIX}form input")
+        field.fill("RV-IV")
+        field.press("Enter")
+        tab.draws("steps[0].join() === 'image go,video go,noise back,video back,video ordinary'")
+        tab.put_back()
+
+
+def test_the_gamma_of_the_image_model_is_under_advanced(page, url):
+    with Tab.kept(page, url) as tab:
+        tab.open()
+        assert not tab.find("gamma_image_go").is_visible()
+        advanced = tab.find("open").get_by_text("Advanced", exact=True)
+        advanced.click()
+        tab.find("gamma_image_go").wait_for(state="visible")
+        tab.set(PREFIX + "gamma_image_go", "0=8 50=1")
+        tab.draws("curves['image go'][0] === 8 && curves['video go'][0] === 4")
+        advanced.click()
+        tab.put_back()
+
+
+def test_the_picture_follows_every_kind_of_setting(tab):
+    tab.open()
+    tab.set(PREFIX + "interval_end", 50)
+    tab.says("picture", "10 of 20 steps run the loop")
+    tab.choose(PREFIX + "form", "RR-IV")
+    tab.says("picture", "fresh noise")
+    tab.set(PREFIX + "finish_percent", 20)
+    tab.says("picture", "ordinary step by the image model")
+    assert [block for block in tab.picture()[1] if "ordinary" in block][-5:] == [
+        "ivmixed-move video ordinary"] + ["ivmixed-move image ordinary"] * 4
+    tab.set(PREFIX + "gamma_go", "9 to 2")
+    tab.draws("curves['image go'][0] === 9")
+    tab.set("#txt2img_cfg_scale", 12)
+    tab.draws("cfg === 12")
+    tab.recognises("custom")
+
+
+def test_a_late_answer_does_not_undo_a_newer_one(tab):
+    tab.open().settle().recognises("paper")
+    tab.page.evaluate("""id => {
+        window.answers = new Set();
+        const price = document.querySelector(id + "price");
+        const seen = () => price.querySelectorAll("p").forEach((answer) => answers.add(answer.dataset.answer));
+        new MutationObserver(seen).observe(price, {childList: true, subtree: true});
+        seen();
+    }""", PREFIX)
+    held = []
+    tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
+    tab.set(PREFIX + "gamma_back", 9)
+    for _ in range(tab.WAIT // 100):
+        if held:
+            break
+        tab.page.wait_for_timeout(100)
+    tab.set(PREFIX + "gamma_back", 4)
+    tab.rest()
+    assert tab.page.evaluate("answers.size") == 1
+    held[0].continue_()
+    tab.wait("() => answers.size === 3")  # the late one came, and one for what changed since
+    tab.recognises("paper")
+
+
+def test_a_preset_in_one_click(tab):
+    tab.open()
+    for name in ("paper-videocrafter", "plain"):
+        tab.set(PREFIX + "gamma_back", 9)
+        tab.recognises("custom")
+        tab.choose(PREFIX + "preset", name)
+        tab.says("picture", PRESETS[name].help)
+        options, cfg_scale = PRESETS[name].options, PRESETS[name].cfg_scale
+        assert (tab.number("gamma_back"), tab.number("z_percent"), tab.number("interval_end")) == (
+            options.gamma_back, options.z_percent, options.interval[1])
+        if cfg_scale:
+            assert float(tab.page.locator("#txt2img_cfg_scale input[type=number]").input_value()) == cfg_scale
+
+
+def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
+    tab.open()
+    tab.set(PREFIX + "gamma_go", 6.5)
+    tab.recognises("custom")
+    tab.find("own_presets").locator("> .label-wrap").click()
+    tab.find("preset_name").locator("input, textarea").fill("kite over a beach")
+    tab.find("preset_save").click()
+    tab.says("preset_message", "Saved as kite over a beach.")
+    tab.recognises("kite over a beach")
+
+    tab.choose(PREFIX + "preset", "paper")
+    tab.says("picture", PRESETS["paper"].help)
+    assert tab.number("gamma_go") == 4
+    tab.choose(PREFIX + "preset", "kite over a beach")
+    tab.wait("id => document.querySelector(id + 'gamma_go textarea').value === '6.5'", PREFIX)
+
+    tab.find("preset_name").locator("input, textarea").fill("kite")
+    tab.find("preset_rename").click()
+    tab.says("preset_message", "kite over a beach is kite now.")
+    tab.find("preset_delete").click()
+    tab.says("preset_message", "kite is deleted.")
+    assert tab.number("gamma_go") == 6.5
+    tab.find("preset_delete").click()
+    tab.says("preset_message", "is not one of your own presets")
 
 
 def colour(tab, selector, which):
@@ -289,27 +389,3 @@ def contrast(one, other):
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
-
-
-def test_the_picture_is_drawn_anew_where_the_page_is_made_narrower(tab):
-    tab.open()
-    svg = tab.find("picture").locator(".ivmixed-drawing > svg")
-    wide = svg.bounding_box()["width"]
-    tab.page.set_viewport_size({"width": 420, "height": 1400})
-    tab.page.wait_for_function(
-        "([id, wide]) => document.querySelector(id + 'picture .ivmixed-drawing > svg').clientWidth < wide - 100",
-        arg=[PREFIX, wide])
-    assert len(tab.picture()[1]) == 94
-
-
-def test_the_picture_is_described_for_screen_readers(opened):
-    drawing = opened.find("picture").locator(".ivmixed-drawing")
-    assert drawing.get_attribute("role") == "img"
-    assert "image model, denoising: 4 throughout" in drawing.get_attribute("aria-label")
-    assert drawing.locator("> svg").get_attribute("aria-hidden") == "true"
-
-
-def test_the_defaults_are_the_published_ones(opened):
-    opened.says("picture", PRESETS["paper"].help)
-    assert PRESETS["paper"].options == Options()
-    opened.recognises("paper")

@@ -1,10 +1,10 @@
 """The tab txt2vid in a real browser: real gradio of both versions, on doubles of the hosts, which make tiny clips."""
+import numpy as np
 import pytest
 
 from ivmixed import PRESETS
 from ivmixed.clips.media import write_clip
 
-from ..test_webui_start import colours
 from .test_panel import FIELD, Tab, colour, contrast
 
 OWN = "#ivmixed_txt2vid_"
@@ -37,17 +37,17 @@ class ClipTab(Tab):
         self.page.evaluate(
             "id => document.querySelectorAll(id + 'clip figure').forEach((old) => old.dataset.old = '')", OWN)
         self.page.locator(OWN + name).click()
-        self.page.wait_for_function(
-            "([id, clips, size]) => {"
-            "const all = [...document.querySelectorAll(id + 'clip figure:not([data-old]) img')];"
-            "return all.length === clips && all.every((clip) => clip.complete && clip.naturalWidth === size) }",
-            arg=[OWN, clips, self.SIZE])
+        self.wait("""(id, clips, size) => {
+            const all = [...document.querySelectorAll(id + "clip figure:not([data-old]) img")];
+            return all.length === clips && all.every((clip) => clip.complete && clip.naturalWidth === size);
+        }""", OWN, clips, self.SIZE)
         self.page.wait_for_selector(".progressDiv", state="detached")
 
-    def unfold(self):
+    def open(self):
         """Opens what is folded at first: the sampler's settings."""
-        self.find("basic").locator("> .label-wrap").click()
+        self.unfold("basic")
         self.find("gamma_go").locator("textarea").wait_for(state="visible")
+        return self
 
     def in_view(self, selector):
         """Whether the window comes to show all of an element, and stays there."""
@@ -55,7 +55,7 @@ class ClipTab(Tab):
             const {top, bottom} = document.querySelector(selector).getBoundingClientRect();
             return -1 < top && top < bottom && bottom < innerHeight + 1;
         }"""
-        self.page.wait_for_function(shown, arg=selector)
+        self.wait(shown, selector)
         self.rest()
         return self.page.evaluate(shown, selector)
 
@@ -65,70 +65,104 @@ class ClipTab(Tab):
 
 
 @pytest.fixture
-def tab(browser, url):
-    with ClipTab(browser, url) as tab:
+def tab(page, url):
+    with ClipTab(page, url) as tab:
         yield tab
 
 
-def test_a_clip_in_one_click(tab):
-    tab.press("generate")
-    assert "Evaluations\t24" in tab.text("clip")
-    assert "a kite over a beach" in tab.text("clip") and "Seed: 7" in tab.text("clip")
-    assert tab.page.locator(f"{OWN}strip img").count() == 1
+def test_a_clip_in_one_click(page, url):
+    with ClipTab.kept(page, url) as tab:
+        before = tab.page.locator(f"{OWN}strip img").count()
+        tab.press("generate")
+        assert "Evaluations\t24" in tab.text("clip")
+        assert "a kite over a beach" in tab.text("clip") and "Seed: 7" in tab.text("clip")
+        assert tab.page.locator(f"{OWN}strip img").count() == before + 1
 
 
-def test_while_it_is_made_the_buttons_are_interrupt_and_skip(tab):
-    tab.set(OWN + "steps", 60)
-    tab.says("price", "294 evaluations")
-    tab.page.locator(f"{OWN}generate").click()
-    tab.page.wait_for_function("() => /^[1-9]/.test(document.querySelector('.progressDiv')?.textContent)")
-    tab.page.locator(f"{OWN}interrupt").click()
-    tab.page.wait_for_selector(".progressDiv", state="detached")
-    tab.page.wait_for_selector(f"{OWN}clip figure img")
-    assert "interrupted" in tab.text("clip")
-    assert tab.page.locator(f"{OWN}interrupt").evaluate("button => button.style.display") == "none"
+def test_compare_with_plain(page, url):
+    with ClipTab.kept(page, url) as tab:
+        tab.press("compare", clips=2)
+        assert tab.page.locator(f"{OWN}clip figcaption").all_inner_texts() == ["plain", "IV-mixed"]
+        assert "Evaluations\t6\t24" in tab.text("clip")
+        for words in ("Seconds", "Sharpness", "Flicker", "Motion"):
+            assert words in tab.text("clip")
+        left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
+        assert left["y"] == right["y"] and left["x"] < right["x"]
 
 
-def test_compare_with_plain(tab):
-    tab.press("compare", clips=2)
-    assert tab.page.locator(f"{OWN}clip figcaption").all_inner_texts() == ["plain", "IV-mixed"]
-    assert "Evaluations\t6\t24" in tab.text("clip")
-    for words in ("Seconds", "Sharpness", "Flicker", "Motion"):
-        assert words in tab.text("clip")
-    left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
-    assert left["y"] == right["y"] and left["x"] < right["x"]
+def test_the_strip_brings_a_clip_back(page, url):
+    with ClipTab.kept(page, url) as tab:
+        tab.press("generate")
+        first = tab.text("clip")
+        tab.press("compare", clips=2)
+        assert tab.text("clip") != first
+        tab.page.locator(f"{OWN}strip img").nth(1).click()
+        tab.wait("id => document.querySelectorAll(id + 'clip figure').length === 1", OWN)
+        assert tab.text("clip") == first
 
 
-def test_the_strip_brings_a_clip_back(tab):
-    tab.press("generate")
-    first = tab.text("clip")
-    tab.press("compare", clips=2)
-    tab.page.locator(f"{OWN}strip img").nth(1).click()
-    tab.page.wait_for_function("id => document.querySelectorAll(id + 'clip figure').length === 1", arg=OWN)
-    assert tab.text("clip") == first
+@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 1300)])
+def test_it_fits_the_page_and_can_be_read(page, url, theme, width):
+    with ClipTab.kept(page, url, theme, width) as tab:
+        tab.press("compare", clips=2)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
+        assert left["y"] == right["y"] and right["x"] + right["width"] <= width
+        background = colour(tab, f"{OWN}results", "backgroundColor")
+        for selector in ("figcaption", ".ivmixed-table td"):
+            assert contrast(colour(tab, f"{OWN}clip {selector}", "color"), background) >= 4.5
 
 
-def test_a_preset_is_the_clips(tab):
+def test_the_sliders_of_a_pair_line_up(page, url):
+    with ClipTab.kept(page, url) as tab:
+        tab.open()
+        start, end = (
+            tab.find(f"interval_{end}").locator("input[type=range]").bounding_box() for end in ("start", "end"))
+        assert start["y"] == end["y"] and start["x"] < end["x"]
+        tab.unfold("basic", opened=False)
+
+
+def test_while_it_is_made_the_buttons_are_interrupt_and_skip(page, url):
+    with ClipTab.kept(page, url) as tab:
+        tab.set(OWN + "steps", 60)
+        tab.says("price", "294 evaluations")
+        tab.page.locator(f"{OWN}generate").click()
+        tab.wait("() => /^[1-9]/.test(document.querySelector('.progressDiv')?.textContent)")
+        tab.page.locator(f"{OWN}interrupt").click()
+        tab.page.wait_for_selector(".progressDiv", state="detached")
+        tab.page.locator(f"{OWN}clip").get_by_text("interrupted").first.wait_for(state="attached")
+        tab.page.wait_for_selector(f"{OWN}clip figure img")
+        assert tab.page.locator(f"{OWN}interrupt").evaluate("button => button.style.display") == "none"
+        tab.set(OWN + "steps", 6)
+        tab.says("price", tab.PRICE)
+        tab.settle()
+
+
+def test_a_preset_is_the_clips_and_sets_its_cfg_scale(tab):
+    tab.set(OWN + "cfg_scale", 6)
+    tab.says("picture", "CFG scale is 6 on this page, 7.5 in the preset")
     tab.choose(tab.PREFIX + "preset", "plain")
     tab.says("picture", PRESETS["plain"].help)
     tab.press("generate")
     assert "Evaluations\t6" in tab.text("clip") and "IV-mixed preset: plain" in tab.text("clip")
+    tab.choose(tab.PREFIX + "preset", "paper")
+    tab.wait("id => document.querySelector(id + 'cfg_scale input[type=number]').value === '7.5'", OWN)
 
 
 def test_settings_go_to_txt2img(tab):
-    tab.unfold()
+    tab.open()
     tab.set(tab.PREFIX + "gamma_go", 6)
     tab.recognises("custom")
     tab.press("generate")
     tab.page.locator(f"{OWN}send").click()
-    tab.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('a kite')")
+    tab.wait("() => document.querySelector('#txt2img_prompt textarea').value.includes('a kite')")
     tab.page.locator("#txt2img_steps").wait_for(state="visible")
-    tab.page.wait_for_function("() => document.querySelector('#txt2img_steps input[type=number]').value === '6'")
+    tab.wait("() => document.querySelector('#txt2img_steps input[type=number]').value === '6'")
     assert tab.page.locator("#script_txt2img_ivmixed_gamma_go textarea").input_value() == "6"
 
 
 def test_the_other_panels_learn_of_a_new_preset(tab):
-    tab.unfold()
+    tab.open()
     tab.set(tab.PREFIX + "gamma_go", 5.5)
     tab.recognises("custom")
     tab.find("own_presets").locator("> .label-wrap").click()
@@ -139,24 +173,39 @@ def test_the_other_panels_learn_of_a_new_preset(tab):
     txt2img = "#script_txt2img_ivmixed_"
     tab.page.locator(f"{txt2img}open > .label-wrap").click()
     tab.choose(txt2img + "preset", "beach")
-    tab.page.wait_for_function(
-        "id => document.querySelector(id + 'gamma_go textarea').value === '5.5'", arg=txt2img)
+    tab.wait("id => document.querySelector(id + 'gamma_go textarea').value === '5.5'", txt2img)
     tab.page.locator("#tabs button", has_text="txt2vid").first.click()
     tab.find("preset_delete").click()
     tab.says("preset_message", "beach is deleted.")
-    tab.page.wait_for_function(
-        "id => document.querySelector(id + 'preset input').value === 'custom'", arg=txt2img)
+    tab.wait("id => document.querySelector(id + 'preset input').value === 'custom'", txt2img)
 
 
-@pytest.mark.parametrize("width", [400, 1300])
-def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
-    with ClipTab(browser, url, width=width, height=800) as tab:
+def has_own_colour(tab, selector, name):
+    """The style's. Gradio's `.prose *` has a colour for all that HTML components hold."""
+    made, wanted, ordinary = tab.page.evaluate("""([selector, name]) => {
+        const element = document.querySelector(selector);
+        const wanted = element.parentElement.appendChild(document.createElement("i"));
+        wanted.style.setProperty("color", `var(--ivmixed-${name})`, "important");
+        const colours = [element, wanted, document.body].map((one) => getComputedStyle(one).color);
+        wanted.remove();
+        return colours;
+    }""", [selector, name])
+    assert made == wanted != ordinary, selector
+
+
+def test_what_is_refused_is_said_where_the_clip_is(tab):
+    message = f"{OWN}message [role=alert]"
+    for theme in ("dark", "light"):
+        tab.show(theme, 900, 800)
+        has_own_colour(tab, f"{OWN}clip .ivmixed-detail", "subdued")  # there is no clip yet
+    for theme, width in (("light", 400), ("dark", 1300)):
+        tab.show(theme, width, 800)
+        has_own_colour(tab, ".ivmixed-info", "subdued")
         tab.press("generate")
-        tab.unfold()
+        tab.open()
         tab.set(tab.PREFIX + "interval_start", 60)
         tab.set(tab.PREFIX + "interval_end", 20)
         tab.says("picture", "is not allowed")
-        message = f"{OWN}message [role=alert]"
         for _ in range(2):  # the second time the same is said again
             tab.page.locator(f"{OWN}generate").click()
             tab.page.wait_for_selector(message)
@@ -164,35 +213,22 @@ def test_what_is_refused_is_said_where_the_clip_is(browser, url, width):
         assert tab.text("message").startswith("No clip was made: interval = [60, 20] is not allowed")
         assert tab.in_view(message) and tab.page.locator(f"{OWN}clip figure").count() == 1
         assert colour(tab, message, "color") != colour(tab, f"{OWN}clip figcaption", "color")
+        has_own_colour(tab, f"{OWN}message .ivmixed-error", "bad")
+        has_own_colour(tab, tab.PREFIX + "picture .ivmixed-error", "bad")
         tab.set(tab.PREFIX + "interval_end", 80)
         tab.press("generate")
         tab.page.wait_for_selector(message, state="detached")
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_the_first_click_makes_a_clip_that_is_in_view(browser, url, width):
+def test_the_first_click_makes_a_clip_that_is_in_view(page, url, width):
     """The page as it is opened: nothing is chosen, nothing is written."""
-    with ClipTab(browser, url, width=width, height=900, untouched=True) as tab:
+    with ClipTab(page, url, width=width, height=900, untouched=True) as tab:
         assert tab.page.evaluate("document.documentElement.scrollHeight") < (2100 if width > 1000 else 3100)
         tab.page.locator(f"{OWN}generate").click()
         tab.page.wait_for_selector(f"{OWN}clip figure img")
         tab.page.wait_for_selector(".progressDiv", state="detached")
         assert tab.in_view(f"{OWN}clip figure img")
-
-
-def test_the_sliders_of_a_pair_line_up(tab):
-    tab.unfold()
-    start, end = (tab.find(f"interval_{end}").locator("input[type=range]").bounding_box() for end in ("start", "end"))
-    assert start["y"] == end["y"] and start["x"] < end["x"]
-
-
-def test_a_preset_with_another_cfg_scale_says_so_and_sets_it(tab):
-    tab.set(OWN + "cfg_scale", 6)
-    tab.says("picture", "CFG scale is 6 on this page, 7.5 in the preset")
-    tab.choose(tab.PREFIX + "preset", "plain")
-    tab.says("picture", PRESETS["plain"].help)
-    tab.choose(tab.PREFIX + "preset", "paper")
-    tab.page.wait_for_function(f"() => document.querySelector('{OWN}cfg_scale input[type=number]').value === '7.5'")
 
 
 def test_an_infotext_is_pasted(tab):
@@ -211,50 +247,14 @@ def test_an_infotext_is_pasted(tab):
         assert by.locator("input:checked").input_value() == "Built-in motion"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colours_of_text_are_those_of_the_style(browser, url, theme):
-    """Against gradio's `.prose *`, which has a colour for all that HTML components hold."""
-    with ClipTab(browser, url, theme) as tab:
-        tab.unfold()
-        tab.set(tab.PREFIX + "interval_start", 60)
-        tab.set(tab.PREFIX + "interval_end", 20)
-        tab.says("picture", "is not allowed")
-        tab.page.locator(f"{OWN}generate").click()
-        tab.page.wait_for_selector(f"{OWN}message [role=alert]")
-        tab.page.wait_for_selector(".progressDiv", state="detached")
-        for selector, name in ((f"{OWN}message .ivmixed-error", "bad"), (f"{OWN}clip .ivmixed-detail", "subdued"),
-                               (tab.PREFIX + "picture .ivmixed-error", "bad"), (".ivmixed-info", "subdued")):
-            made = tab.page.evaluate("""([selector, name]) => {
-                const element = document.querySelector(selector);
-                const wanted = element.parentElement.appendChild(document.createElement("i"));
-                wanted.style.setProperty("color", `var(--ivmixed-${name})`, "important");
-                const colours = [element, wanted, document.body].map((one) => getComputedStyle(one).color);
-                wanted.remove();
-                return colours;
-            }""", [selector, name])
-            assert made[0] == made[1] != made[2], selector
-
-
-@pytest.mark.parametrize("theme, width", [("light", 400), ("dark", 1300)])
-def test_it_fits_the_page_and_can_be_read(browser, url, theme, width):
-    with ClipTab(browser, url, theme, width) as tab:
-        tab.press("compare", clips=2)
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-        left, right = (clip.bounding_box() for clip in tab.page.locator(f"{OWN}clip figure img").all())
-        assert left["y"] == right["y"] and right["x"] + right["width"] <= width
-        background = colour(tab, f"{OWN}results", "backgroundColor")
-        for selector in ("figcaption", ".ivmixed-table td"):
-            assert contrast(colour(tab, f"{OWN}clip {selector}", "color"), background) >= 4.5
-
-
 def test_a_clip_is_dropped_shown_and_started_from(tab, tmp_path):
-    write_clip(tmp_path / "in.gif", colours(12), 24, {})
+    frames = np.stack([np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)])
+    write_clip(tmp_path / "in.gif", frames, 24, {})
     tab.page.locator(f"{OWN}motion_start > .label-wrap").click()
     tab.page.locator(f"{OWN}motion_init_video input[type=file]").set_input_files(tmp_path / "in.gif")
     preview = tab.page.locator(f"{OWN}motion_start_preview")
     preview.get_by_text("4 frames of init_video.gif, 8 a second from its start.").wait_for()
-    tab.page.wait_for_function("id => document.querySelector(id + 'motion_start_preview img').naturalWidth > 200",
-                               arg=OWN)
+    tab.wait("id => document.querySelector(id + 'motion_start_preview img').naturalWidth > 200", OWN)
     tab.set(OWN + "denoising_strength", 0.5)
     tab.says("price", "14 evaluations")  # 4 of 6 steps
     tab.press("generate")

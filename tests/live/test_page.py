@@ -43,13 +43,22 @@ def url(webui):
 
 
 @pytest.fixture
-def tab(browser, url):  # noqa: F811
-    with LiveClipTab(browser, url, width=1300) as tab:
+def page(browser, url):  # noqa: F811
+    """One for each test, as each begins with what the host shows to somebody new."""
+    page = browser.new_page()
+    page.route(lambda address: not address.startswith(url), lambda route: route.abort())
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def tab(page, url):
+    with LiveClipTab(page, url, width=1300) as tab:
         yield tab
 
 
-def test_a_preset_changes_the_curves_and_the_price(browser, url):  # noqa: F811
-    with LiveTab(browser, url) as tab:
+def test_a_preset_changes_the_curves_and_the_price(page, url):
+    with LiveTab(page, url) as tab:
         tab.settle()  # Forge Neo sets its own steps when the page is there
         tab.choose("#txt2img_sampling", "IV-mixed")
         tab.set("#txt2img_steps", 20)
@@ -61,8 +70,8 @@ def test_a_preset_changes_the_curves_and_the_price(browser, url):  # noqa: F811
         assert len(tab.picture()[1]) == 20
 
 
-def test_a_preset_of_ones_own(browser, url):  # noqa: F811
-    with LiveTab(browser, url) as tab:
+def test_a_preset_of_ones_own(page, url):
+    with LiveTab(page, url) as tab:
         tab.open()
         tab.set(PREFIX + "gamma_go", 6.5)
         tab.recognises("custom")
@@ -75,10 +84,10 @@ def test_a_preset_of_ones_own(browser, url):  # noqa: F811
         tab.says("preset_message", "a live test's is deleted.")
 
 
-def test_an_infotext_is_pasted(browser, url):  # noqa: F811
+def test_an_infotext_is_pasted(page, url):
     line = ("Steps: 7, Sampler: IV-mixed, Schedule type: Automatic, CFG scale: 6, Seed: 3, Size: 64x64, "
             "IV-mixed form: II-II, IV-mixed gamma go: 6 to 2, IV-mixed interval: 0 to 50")
-    with LiveTab(browser, url) as tab:
+    with LiveTab(page, url) as tab:
         tab.page.locator("#txt2img_prompt textarea").fill(f"a kite\nNegative prompt: blurry\n{line}")
         tab.page.locator("#txt2img_tools #paste").click()
         tab.says("picture", "II-II")
@@ -88,8 +97,8 @@ def test_an_infotext_is_pasted(browser, url):  # noqa: F811
         assert tab.page.locator("#txt2img_prompt textarea").input_value() == "a kite"
 
 
-def test_a_grid(webui, browser, url):  # noqa: F811
-    with LiveTab(browser, url, width=1300) as tab:
+def test_a_grid(webui, page, url):
+    with LiveTab(page, url, width=1300) as tab:
         tab.choose("#txt2img_sampling", "IV-mixed")
         for name, value in (("steps", 2), ("width", 64), ("height", 64), ("seed", 7)):
             tab.set(f"#txt2img_{name}", value)
@@ -163,9 +172,9 @@ def test_the_clip_on_the_page_starts_the_next(tab):
     assert tab.page.locator(f"{OWN}strip img").count() == 4
 
 
-def test_img2img_starts_from_a_clip(webui, browser, url, clip):  # noqa: F811
+def test_img2img_starts_from_a_clip(webui, page, url, clip):
     motion = "#script_img2img_ivmixed_motion_"
-    with LiveTab(browser, url, width=1300) as tab:
+    with LiveTab(page, url, width=1300) as tab:
         tab.page.locator("#tabs button", has_text="img2img").first.click()
         tab.choose("#img2img_sampling", "IV-mixed")
         for name, value in (("steps", 3), ("width", 64), ("height", 64), ("seed", 7), ("denoising_strength", 0.5)):
@@ -183,8 +192,8 @@ def test_img2img_starts_from_a_clip(webui, browser, url, clip):  # noqa: F811
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone(browser, url, theme):  # noqa: F811
-    with LiveClipTab(browser, url, theme, 400) as tab:
+def test_it_fits_a_phone(page, url, theme):
+    with LiveClipTab(page, url, theme, 400) as tab:
         tab.find("basic").locator("> .label-wrap").click()
         tab.set(tab.PREFIX + "interval_end", 0)
         tab.says("price", "3 evaluations")
@@ -193,7 +202,7 @@ def test_it_fits_a_phone(browser, url, theme):  # noqa: F811
         assert box["x"] >= 0 and box["x"] + box["width"] <= 400
 
 
-def test_a_reload_leaves_one_tab(webui, browser, url):  # noqa: F811
+def test_a_reload_leaves_one_tab(webui, page, url):
     webui.reload_page()
-    with LiveClipTab(browser, url) as tab:
+    with LiveClipTab(page, url) as tab:
         assert tab.page.locator("#tabs button", has_text="txt2vid").count() == 1

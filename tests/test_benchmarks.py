@@ -358,7 +358,7 @@ def test_a_plot_shows_every_setting(tmp_path):
     panel(axes, rows[:8], "joint")
     prices = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o")
     assert prices == [1.0, 1.5, 4.4]
-    assert {text.get_text() for text in axes.texts} == {"plain", "last 20 %", "IV-IV"}
+    assert {text.get_text() for text in axes.texts} == {"plain", "last 20 %", "paper"}  # a preset by its own name
     plt.close(figure)
     draw(rows, ["joint", "motion"], tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:

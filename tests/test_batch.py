@@ -367,20 +367,19 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(capsys, t
 
 # --- processes
 
-CALL = ["-m", "ivmixed.standalone.cli"]
-
-
-def started(*args, call=CALL):
+def started(code, *args):
     # as in a terminal, also where the tests run in the background and Ctrl-C is ignored
-    return subprocess.Popen([sys.executable, *call, "batch", *map(str, args)], text=True,
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
-def wait_for(condition, process, seconds=600):
+def wait_for(condition, process=None, seconds=600):
+    """``process``: what brings it about; it does not end before."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
@@ -406,7 +405,7 @@ def test_two_drivers_make_every_clip_once_and_ctrl_c_stops_one(capsys, tmp_path,
     monkeypatch.setattr(txt2vid, "generate", lambda settings, *args, **more: (
         begun.append(settings.seed), generate(settings, *args, **more))[1])
     with ThreadPoolExecutor() as threads, held(out, prepared(tmp_path, rows)[-1]) as last:
-        driver = started(rows, "--out", out, *SMALL, call=["-c", COUNTED, tmp_path / "there"])
+        driver = started(COUNTED, tmp_path / "there", "batch", rows, "--out", out, *SMALL)
         wait_for((out / "x-0.mp4.json").exists, driver)
 
         def stop():

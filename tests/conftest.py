@@ -26,6 +26,8 @@ collect_ignore_glob = [] if find_spec("gradio") else ["test_webui_*.py", "live/t
 
 
 def pytest_collection_finish():
-    """What imports made stays to the end. Nothing is to look through it again each time that garbage is collected."""
+    """What imports made stays to the end. Nothing is to look through it again each time that garbage is collected, and
+    networks are made of so many objects that it would be looked for all the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

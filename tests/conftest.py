@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # compiled as often
 sys.dont_write_bytecode = False
 
+gc.disable()  # until all is imported, see the end
+
 # the same examples on every machine, and no verdict from a slow one
 settings.register_profile("everyday", deadline=None, max_examples=25, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
@@ -31,3 +33,4 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()

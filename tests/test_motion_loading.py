@@ -415,7 +415,8 @@ def shelf(tmp_path_factory):
         sparse(root / f"{name}.safetensors", shapes)
     (root / "page.ckpt").write_text("<!DOCTYPE html><html></html>")
     (root / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
-    (root / "cut.safetensors").write_bytes((root / "pia.safetensors").read_bytes()[:4000])
+    with (root / "pia.safetensors").open("rb") as whole:  # a gigabyte
+        (root / "cut.safetensors").write_bytes(whole.read(4000))
     torch.save({"state_dict": {"down_blocks.0.motion_modules.0.x": Code()}}, root / "code.ckpt")
     (root / "empty").mkdir()
     (root / "torn").mkdir()

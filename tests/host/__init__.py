@@ -41,6 +41,11 @@ ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patch
          "extra_networks_lora", "ivmixed.webui")
 INSIDE = tuple(f"{root}." for root in ROOTS)
 
+# what gradio works out anew for each control and each page, and what comes of it is the same
+gr.utils.find_user_stack_level = lambda: 1
+gr.blocks.DefaultTheme = cache(gr.blocks.DefaultTheme)
+gr.themes.ThemeClass._get_theme_css = cache(gr.themes.ThemeClass._get_theme_css)
+
 
 @contextmanager
 def loaded(parameterization: str = "eps", animatediff: bool = True) -> Iterator[Host]:
@@ -82,7 +87,7 @@ def importing(*trees: Path) -> Iterator[None]:
 
 def _ours() -> list[str]:
     """The modules of the hosts and the extension that are loaded."""
-    return [name for name in sys.modules if _is_ours(name)]
+    return [name for name in sys.modules if name.startswith(ROOTS) and _is_ours(name)]
 
 
 def _is_ours(name: str) -> bool:

@@ -94,10 +94,11 @@ def _is_ours(name: str) -> bool:
     return name.startswith(INSIDE) or name in ROOTS
 
 
-class Finder:
-    """Each double runs all modules anew; for what is the same for all, each is looked for and read once."""
+FOUND: dict[tuple[tuple[Path, ...], str], tuple[str, list[str] | None]] = {}
 
-    found: dict[tuple[tuple[Path, ...], str], tuple[str, list[str] | None]] = {}
+
+class Finder:
+    """Each double runs all modules anew, but each of them is looked for and read once; where it is, `FOUND` says."""
 
     def __init__(self, trees: tuple[Path, ...]):
         self.trees = trees
@@ -105,12 +106,12 @@ class Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if not _is_ours(name):
             return None
-        if (self.trees, name) not in self.found:
+        if (self.trees, name) not in FOUND:
             spec = PathFinder.find_spec(name, path, target)
             if spec is None or spec.origin is None:  # not there, or folders without an __init__
                 return spec
-            self.found[self.trees, name] = spec.origin, spec.submodule_search_locations
-        file, folders = self.found[self.trees, name]
+            FOUND[self.trees, name] = spec.origin, spec.submodule_search_locations
+        file, folders = FOUND[self.trees, name]
         return importlib.util.spec_from_file_location(
             name, file, loader=Loader(name, file), submodule_search_locations=None if folders is None else folders[:])
 

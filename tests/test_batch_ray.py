@@ -5,6 +5,7 @@ import contextlib
 import functools
 import re
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -86,19 +87,26 @@ def test_a_killed_actor_costs_nothing_but_time(capsys, tmp_path):
     """The last clip is held until the actor that is at it is killed, or another one that is at its end."""
     rows, serial, out = rows_file(tmp_path, ROWS), tmp_path / "serial", tmp_path / "out"
     assert batch(capsys, rows, "--out", serial, *SMALL)[0] == 0
+    ended = threading.Event()
+
+    def kill_one():
+        for actor in children(what="ray::_Actor.run"):
+            actor.kill()
+            return True
+        return False
 
     def kill():
         with last:
-            wait_for(lambda: len(list(out.glob("x-*.json"))) == 2)
-            wait_for(lambda: children(what="ray::_Actor.run"))
-            for actor in children(what="ray::_Actor.run"):
-                actor.kill()
-                return
+            wait_for(lambda: ended.is_set() or (len(list(out.glob("x-*.json"))) == 2 and kill_one()))
+        return not ended.is_set()
 
     with ThreadPoolExecutor() as threads, held(out, prepared(tmp_path, rows)[-1]) as last:
         killed = threads.submit(kill)
-        code, said, error = batch(capsys, rows, "--out", out, *SMALL, "--workers", 2)
-    killed.result()
+        try:
+            code, said, error = batch(capsys, rows, "--out", out, *SMALL, "--workers", 2)
+        finally:
+            ended.set()
+    assert killed.result()
     assert code == 0, error
     assert re.search("3 of 3 clips are there, [23] made now", said)
     assert files(out) == files(serial)

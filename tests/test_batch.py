@@ -412,7 +412,7 @@ def test_two_drivers_make_every_clip_once_and_ctrl_c_stops_one(capsys, tmp_path,
             with last:
                 wait_for(lambda: len(list(out.glob("x-*.json"))) == 5, driver)
                 driver.send_signal(signal.SIGINT)
-                return driver.communicate()[1]
+                return driver.communicate(timeout=600)[1]
 
         stopped = threads.submit(stop)
         code, said, _ = batch(capsys, rows, "--out", out, *SMALL)

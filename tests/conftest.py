@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # compiled as often
 sys.dont_write_bytecode = False
 
+gc.disable()  # until all is imported, see the end
+
 # the same examples on every machine, and no verdict from a slow one
 settings.register_profile("everyday", deadline=None, max_examples=25, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
@@ -26,6 +28,9 @@ collect_ignore_glob = [] if find_spec("gradio") else ["test_webui_*.py", "live/t
 
 
 def pytest_collection_finish():
-    """What imports made stays to the end. Nothing is to look through it again each time that garbage is collected."""
+    """What imports made stays to the end. Nothing is to look through it again each time that garbage is collected, and
+    networks are made of so many objects that it would be looked for all the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,9 +66,9 @@ def no_leftovers(folder):
     assert [file.name for file in folder.rglob(".*")] == []
 
 
-def prepared(folder, rows, **defaults):
-    settings = Settings(**{"steps": 2, "frames": 2, **defaults})
-    return jobs.prepare(read_rows(rows_file(folder, rows), settings), CPU)
+def prepared(folder, rows):
+    file = rows if isinstance(rows, Path) else rows_file(folder, rows)
+    return jobs.prepare(read_rows(file, Settings(steps=2, frames=2)), CPU)
 
 
 # --- rows
@@ -365,20 +367,19 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(capsys, t
 
 # --- processes
 
-CALL = ["-m", "ivmixed.standalone.cli"]
-
-
-def started(*args, call=CALL):
+def started(code, *args):
     # as in a terminal, also where the tests run in the background and Ctrl-C is ignored
-    return subprocess.Popen([sys.executable, *call, "batch", *map(str, args)], text=True,
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
-def wait_for(condition, process, seconds=600):
+def wait_for(condition, process=None, seconds=600):
+    """``process``: what brings it about; it does not end before."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
@@ -396,42 +397,74 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def test_two_drivers_on_one_folder_make_every_clip_once(capsys, tmp_path, monkeypatch):
-    """One in a process of its own, which takes seconds to start, and one here from its first clip on."""
-    rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 8}]), tmp_path / "out"
-    driver = started(rows, "--out", out, *SMALL, "--json", call=["-c", COUNTED, tmp_path / "there"])
-    wait_for((out / "x-0.mp4.json").exists, driver)
+def test_two_drivers_make_every_clip_once_and_ctrl_c_stops_one(capsys, tmp_path, monkeypatch):
+    """One in a process of its own, which takes seconds to start, and one here from its first clip on. Neither can end
+    before the one there is stopped: the last clip is held until then."""
+    rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 6}]), tmp_path / "out"
     begun, generate = [], txt2vid.generate
     monkeypatch.setattr(txt2vid, "generate", lambda settings, *args, **more: (
         begun.append(settings.seed), generate(settings, *args, **more))[1])
-    code, here, _ = batch(capsys, rows, "--out", out, *SMALL, "--json")
-    there, error = driver.communicate()
-    assert code == driver.returncode == 0, error
-    assert json.loads(here)["there"] == json.loads(there)["there"] == 8
+    with ThreadPoolExecutor() as threads, held(out, prepared(tmp_path, rows)[-1]) as last:
+        driver = started(COUNTED, tmp_path / "there", "batch", rows, "--out", out, *SMALL)
+        wait_for((out / "x-0.mp4.json").exists, driver)
+
+        def stop():
+            with last:
+                wait_for(lambda: len(list(out.glob("x-*.json"))) == 5, driver)
+                driver.send_signal(signal.SIGINT)
+                return driver.communicate(timeout=600)[1]
+
+        stopped = threads.submit(stop)
+        code, said, _ = batch(capsys, rows, "--out", out, *SMALL)
+    assert stopped.result() == "ivmixed: stopped; 5 of 6 clips are there, and the same command makes the others\n"
+    assert driver.returncode == 130
+    assert code == 0 and "6 of 6 clips are there" in said
     begun += map(int, (tmp_path / "there").read_text().split())
-    assert sorted(begun) == list(range(8))  # nothing was computed in vain
-    assert sorted(files(out)) == sorted(f"x-{k}.mp4{end}" for k in range(8) for end in ("", ".json"))
+    assert sorted(begun) == list(range(6))  # nothing was computed in vain
+    assert sorted(files(out)) == sorted(f"x-{k}.mp4{end}" for k in range(6) for end in ("", ".json"))
     no_leftovers(out)
 
 
-def test_a_clip_that_another_run_is_making_comes_last_and_is_made_if_that_run_ends(tmp_path):
+@contextmanager
+def held(out, job):
+    """The clip of a job is being made by another run, here; yields what ends that."""
+    store.make_folders(out, [job])
+    with ExitStack() as holding:
+        assert holding.enter_context(store.claimed(out, job, wait=False))
+        yield holding
+
+
+HOLDER = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(1); input()"
+
+
+def test_a_clip_that_another_run_is_making_comes_last_and_is_made_if_that_run_ends(capsys, tmp_path, monkeypatch):
     rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 3}]), tmp_path / "out"
-    settings = Settings(steps=2, frames=2)
-    first, second, _ = jobs.prepare(read_rows(rows, settings), CPU)
-    store.make_folders(out, [first])
-    with store.claimed(out, second, wait=False) as mine:  # of a run that was killed: its lock is gone, its file is not
-        assert mine
-        left = next(out.glob(".*"))
-    left.touch()
-    with store.claimed(out, first, wait=False) as mine:
-        assert mine
-        process = started(rows, "--out", out, *SMALL)
-        wait_for(lambda: (out / "x-1.mp4.json").exists() and (out / "x-2.mp4.json").exists(), process)
-        with store.claimed(out, first, wait=False) as again:
-            assert not again
-        assert not (out / "x-0.mp4").exists()
-    said, error = process.communicate()
-    assert process.returncode == 0 and "3 of 3 clips are there, 3 made now" in said, error
+    first, second, _ = prepared(tmp_path, rows)
+    locks = []
+    for job in (first, second):
+        with held(out, job):
+            locks += [file for file in out.glob(".*") if file not in locks]
+    locks[1].touch()  # of a run that was killed: its lock is gone, its file is not
+    other = subprocess.Popen([sys.executable, "-uc", HOLDER, locks[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+
+    def end():
+        try:
+            wait_for(lambda: all((out / f"x-{k}.mp4.json").exists() for k in (1, 2)), other)
+            with store.claimed(out, first, wait=False) as mine:
+                return mine, (out / "x-0.mp4").exists()
+        finally:
+            other.kill()
+            other.communicate()
+
+    loaded, load = [], txt2vid.load
+    monkeypatch.setattr(txt2vid, "load", lambda *args, **more: (loaded.append(1), load(*args, **more))[1])
+    with ThreadPoolExecutor() as threads:
+        ended = threads.submit(end)
+        code, said, error = batch(capsys, rows, "--out", out, *SMALL)
+    assert ended.result() == (False, False)
+    assert code == 0 and "3 of 3 clips are there, 3 made now" in said, error
+    assert len(loaded) == 1  # models stay loaded
     no_leftovers(out)
 
 
@@ -447,21 +480,27 @@ def test_a_disk_without_locks_has_each_clip_once_too(capsys, tmp_path, monkeypat
     no_leftovers(tmp_path / "out")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(capsys, tmp_path):
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(capsys, tmp_path, monkeypatch):
+    """In the middle of the second clip; what comes of a signal is above."""
+    def press(pipe, step, timestep, tensors):
+        raise KeyboardInterrupt
+
+    generate = txt2vid.generate
+    monkeypatch.setattr(txt2vid, "generate", lambda settings, *args, **more: generate(
+        settings, *args, callback_on_step_end=press if settings.seed else None, **more))
     rows, out = rows_file(tmp_path, [{"prompt": "a red circle turns", "id": "x", "count": 3}]), tmp_path / "out"
-    slow = ["--steps", "8", "--frames", "2", "--device", "cpu", "--quiet"]
-    process = started(rows, "--out", out, *slow)
-    wait_for((out / "x-0.mp4.json").exists, process)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert re.fullmatch(r"ivmixed: stopped; [12] of 3 clips are there, and the same command makes the others\n", error)
+    code, _, error = batch(capsys, rows, "--out", out, *SMALL)
+    assert code == 130
+    assert error == "ivmixed: stopped; 1 of 3 clips are there, and the same command makes the others\n"
     no_leftovers(out)
-    left = out / f"{store.HIDDEN}{store._host()}-{process.pid}-abc"  # as if it had been killed while it wrote
+    monkeypatch.setattr(txt2vid, "generate", generate)
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = out / f"{store.HIDDEN}{store._host()}-{killed.pid}-abc"  # as if that had been killed while it wrote
     left.mkdir()
     (left / "x-1.mp4").write_bytes(b"half")
-    code, said, _ = batch(capsys, rows, "--out", out, *slow)
-    assert code == 0 and re.search("3 of 3 clips are there, [12] made now", said)
+    code, said, _ = batch(capsys, rows, "--out", out, *SMALL)
+    assert code == 0 and "3 of 3 clips are there, 2 made now" in said
     no_leftovers(out)
 
 

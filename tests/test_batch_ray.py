@@ -3,19 +3,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
 from ivmixed.standalone.batch.engine import EngineError, OnRay
-from ivmixed.standalone.cli import main
 
-from .test_batch import batch, files, no_leftovers, rows_file, started, wait_for
+from .test_batch import SMALL, batch, files, held, no_leftovers, prepared, rows_file, started, wait_for
 from .workers import Doubler, stillborn
 
-ROWS = [{"prompt": "a red circle turns", "id": "x", "count": 6}]
-SMALL = ["--steps", "6", "--frames", "2", "--device", "cpu", "--quiet"]
+ROWS = [{"prompt": "a red circle turns", "id": "x", "count": 3}]
 
 
 def children(process=None, what="ray"):
@@ -56,52 +57,59 @@ def test_lost_workers_are_replaced_and_nobody_listens_to_the_network(capsys, tmp
     assert capsys.readouterr().out == ""  # standard output is for results
 
 
-@pytest.fixture(scope="module")
-def serial(tmp_path_factory):
-    """The files of a run in one process."""
-    folder = tmp_path_factory.mktemp("serial")
-    assert main(["batch", str(rows_file(folder, ROWS)), "--out", str(folder / "out"), *SMALL]) == 0
-    return files(folder / "out")
+WAITING = """
+import functools, pathlib, sys
+from ivmixed.standalone.batch.engine import OnRay
+from tests.workers import Waiter
+
+try:
+    with OnRay(2) as pool:
+        list(pool.run(range(4), functools.partial(Waiter, pathlib.Path(sys.argv[1]))))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
 
 
-def test_a_killed_actor_costs_nothing_but_time(tmp_path, serial):
-    out = tmp_path / "out"
-    process = started(rows_file(tmp_path, ROWS), "--out", out, *SMALL, "--workers", 2)
-    wait_for(lambda: list(out.glob("x-*.json")), process)
-    actor = next(iter(children(process.pid, "ray::_Actor.run")))
-    actor.kill()
-    said, error = process.communicate()
-    assert process.returncode == 0, error
-    assert "6 of 6 clips are there, 6 made now" in said
-    assert files(out) == serial
-    no_leftovers(out)
-
-
-def test_a_killed_driver_is_gone_on_with(capsys, tmp_path, serial):
-    rows, out = rows_file(tmp_path, ROWS), tmp_path / "out"
-    process = started(rows, "--out", out, *SMALL, "--workers", 2)
-    wait_for(lambda: list(out.glob("x-*.json")), process)
-    actors = children(process.pid, "ray::_Actor")
-    assert len(actors) == 2
-    process.kill()
-    process.communicate()
-    _, alive = psutil.wait_procs(actors, timeout=60)
-    assert not alive
-    assert len(list(out.glob("x-*.json"))) < 6
-    assert batch(capsys, rows, "--out", out, *SMALL)[0] == 0
-    assert files(out) == serial
-    no_leftovers(out)
-
-
-def test_ctrl_c_leaves_nothing_but_finished_clips(tmp_path, serial):
-    out = tmp_path / "out"
-    process = started(rows_file(tmp_path, ROWS), "--out", out, *SMALL, "--workers", 2)
-    wait_for(lambda: list(out.glob("x-*.json")), process)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_actors_end_with_their_driver(tmp_path, sent, code):
+    """Both are at a task, which is never done, when the driver is told to stop, or is killed."""
+    process = started(WAITING, tmp_path)
+    wait_for(lambda: (tmp_path / "1").exists() and (tmp_path / "2").exists(), process)
+    actors = [psutil.Process(int((tmp_path / name).read_text())) for name in "12"]
+    process.send_signal(sent)
     _, error = process.communicate()
-    assert process.returncode == 130 and "and the same command makes the others" in error
-    made = files(out)
-    assert 2 <= len(made) < len(serial) and made == {name: serial[name] for name in made}
+    assert process.returncode == code, error
+    _, alive = psutil.wait_procs(actors, timeout=60)
+    assert not alive and not (tmp_path / "3").exists()
+
+
+def test_a_killed_actor_costs_nothing_but_time(capsys, tmp_path):
+    """The last clip is held until the actor that is at it is killed, or another one that is at its end."""
+    rows, serial, out = rows_file(tmp_path, ROWS), tmp_path / "serial", tmp_path / "out"
+    assert batch(capsys, rows, "--out", serial, *SMALL)[0] == 0
+    ended = threading.Event()
+
+    def kill_one():
+        for actor in children(what="ray::_Actor.run"):
+            actor.kill()
+            return True
+        return False
+
+    def kill():
+        with last:
+            wait_for(lambda: ended.is_set() or (len(list(out.glob("x-*.json"))) == 2 and kill_one()))
+        return not ended.is_set()
+
+    with ThreadPoolExecutor() as threads, held(out, prepared(tmp_path, rows)[-1]) as last:
+        killed = threads.submit(kill)
+        try:
+            code, said, error = batch(capsys, rows, "--out", out, *SMALL, "--workers", 2)
+        finally:
+            ended.set()
+    assert killed.result()
+    assert code == 0, error
+    assert re.search("3 of 3 clips are there, [23] made now", said)
+    assert files(out) == files(serial)
     no_leftovers(out)
 
 

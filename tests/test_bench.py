@@ -94,23 +94,23 @@ def networks(tmp_path_factory):
 
 
 def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
-    """4 prompts of ChronoMagic's form, 3 clips of each, plain and IV-mixed: 24 clips of the box."""
+    """2 prompts of ChronoMagic's form, 3 clips of each, plain and IV-mixed: 12 clips of the box."""
     out, prompts = tmp_path / "out", tmp_path / "prompts.csv"
-    lines = "".join(f"box_{k:02d},{caption}\n" for k, caption in enumerate(CAPTIONS[:4]))
+    lines = "".join(f"box_{k:02d},{caption}\n" for k, caption in enumerate(CAPTIONS[:2]))
     prompts.write_text("videoid,name\n" + lines)
     small = ["--steps", 2, "--frames", 2, "--seed", 100, "--device", "cpu", "--quiet"]
     command = ["make", "--suite", "chronomagic-150", "--prompts", prompts, "--out", out, *small]
     assert bench(capsys, *command, "--preset", "plain")[0] == 2 and not out.exists()
     code, said, error = bench(capsys, *command)
-    assert code == 0 and "4 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in error
-    assert "24 of 24 clips are there" in said
+    assert code == 0 and "2 prompts, ChronoMagic-Bench-150 150: what is measured of them is not its figure" in error
+    assert "12 of 12 clips are there" in said
     for variant in ("plain", "iv-mixed"):
         assert {str(file.relative_to(out / "clips" / variant)) for file in (out / "clips" / variant).rglob("*.*")} == {
-            f"{generation}/box_{k:02d}.mp4" for generation in (1, 2, 3) for k in range(4)}  # and nothing else
+            f"{generation}/box_{k:02d}.mp4" for generation in (1, 2, 3) for k in range(2)}  # and nothing else
     sidecars = [json.loads((out / "sidecars" / variant / "2" / "box_01.mp4.json").read_text())["ivmixed"]
                 for variant in ("plain", "iv-mixed")]
     assert sidecars[0]["seed"] == sidecars[1]["seed"] == 104 and sidecars[0]["options"] != sidecars[1]["options"]
-    assert len(manifest_of(out).clips) == 12
+    assert len(manifest_of(out).clips) == 6
 
     weights, reference, clip = networks
     look = ["measure", "--out", out, "--umt", weights, "--umt-reference", reference, "--clip", clip, "--device", "cpu",
@@ -119,38 +119,38 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     assert code == 0, error
     found = json.loads(said)
     of = {(row["measure"], row["variant"]): row for row in found["figures"]}
-    assert found["clips"] == {"plain": 12, "iv-mixed": 12}
+    assert found["clips"] == {"plain": 6, "iv-mixed": 6}
     one = of["UMT-FVD", "plain"]
-    assert one["clips"] == 12 and one["of"] == 450 and len(one["spread"]["generations"]) == 3
+    assert one["clips"] == 6 and one["of"] == 450 and len(one["spread"]["generations"]) == 3
 
     # UMT-FVD once more, from the features that lie beside the clips
     values = []
     for generation in (1, 2, 3):
         kept = [np.load(out / "features" / "umt" / "plain" / str(generation) / f"box_{k:02d}.npz")["features"]
-                for k in range(4)]
+                for k in range(2)]
         values.append(umt.umt_fvd(np.stack(kept), umt.reference(reference))[0])
     assert one["value"] == pytest.approx(np.mean(values)) and one["spread"]["generations"] == pytest.approx(values)
     scores = [float(np.load(file)["clip"]) for file in (out / "features" / "clip" / "iv-mixed").rglob("*.npz")]
-    assert of["CLIP score", "iv-mixed"]["value"] == pytest.approx(np.mean(scores)) and len(scores) == 12
+    assert of["CLIP score", "iv-mixed"]["value"] == pytest.approx(np.mean(scores)) and len(scores) == 6
     assert of["flicker", "plain"]["value"] > 0
 
     # features are computed once, but for a clip that has changed
     kept = {file: os.stat(file).st_mtime_ns for file in (out / "features").rglob("*.npz")}
-    changed = out / "clips" / "plain" / "1" / "box_03.mp4"
+    changed = out / "clips" / "plain" / "1" / "box_01.mp4"
     os.utime(changed, (1, 1))
     assert bench(capsys, *look)[0] == 0
     again = [file.name for file, date in kept.items() if os.stat(file).st_mtime_ns != date]
-    assert again == ["box_03.npz"] * 3
+    assert again == ["box_01.npz"] * 3
 
     (out / "vbench").mkdir()
     for variant, value in (("plain", 0.5), ("iv-mixed", 0.75)):
         (out / "vbench" / f"{variant}.json").write_text(json.dumps({"subject_consistency": [value, [{}, {}]]}))
     code, said, _ = bench(capsys, "report", "--out", out)
     assert code == 0 and said == (out / "report.md").read_text()
-    assert "**These are not the figures of ChronoMagic-Bench-150: they are of 12 plain and 12 iv-mixed clips, and it " \
+    assert "**These are not the figures of ChronoMagic-Bench-150: they are of 6 plain and 6 iv-mixed clips, and it " \
            "asks for 450 each." in said
     row = next(line for line in said.splitlines() if line.startswith("| UMT-FVD |"))
-    assert row.count("(12 of 450 clips)") == 2
+    assert row.count("(6 of 450 clips)") == 2
     assert all(figure in said for figure in ("275.2", "228.6", "239.31", "223.05"))
     assert "| VBench subject_consistency | 0.5 | 0.75 | +50.0 % | more |" in said
     assert sum(line.endswith(": mean over clips.") for line in said.splitlines()) == 1  # of all measures of the kind
@@ -160,7 +160,7 @@ def test_a_suite_from_its_prompts_to_its_report(capsys, tmp_path, networks):
     # another suite, or other prompts, do not go into the same folder
     prompts.write_text("videoid,name\nbox_99,a red circle turns\n")
     code, _, error = bench(capsys, *command)
-    assert code == 2 and "holds chronomagic-150 of 4 prompts" in error
+    assert code == 2 and "holds chronomagic-150 of 2 prompts" in error
 
 
 def test_a_whole_suite_is_reported_without_a_warning():
@@ -179,7 +179,7 @@ def test_a_whole_suite_is_reported_without_a_warning():
 # --- measuring
 
 def test_fvd_is_of_the_clips_there_and_a_short_clip_is_named(capsys, tmp_path):
-    """UCF-101's form, of one prompt, with clips that are made here; the network's features are the mean colour."""
+    """UCF-101's form, three clips of one prompt that are made here; the network's features are the mean colour."""
     out, real = tmp_path / "out", tmp_path / "real"
     (tmp_path / "prompts.txt").write_text("One\ta kite\n")
     generator = np.random.default_rng(0)
@@ -193,19 +193,20 @@ def test_fvd_is_of_the_clips_there_and_a_short_clip_is_named(capsys, tmp_path):
     from ivmixed.standalone.bench.make import Manifest, _keep
 
     wanted, _ = rows_of("ucf101", read_prompts(SUITES["ucf101"], tmp_path / "prompts.txt"), "prompts.txt", Settings())
+    wanted = wanted[:3]
     _keep(out, Manifest("ucf101", "prompts.txt", "0", 1, tuple(wanted)))
     for clip in wanted:
         write(out / clip.clip("plain"))
-        write(out / clip.clip("iv-mixed"), 9 if clip.name == "One-4" else 16)
-    for k in range(3):
+        write(out / clip.clip("iv-mixed"), 9 if clip.name == "One-2" else 16)
+    for k in range(2):
         write(real / f"{k}.mp4")
     look = ["measure", "--out", out, "--device", "cpu", "--quiet", "--json"]
     code, said, error = bench(capsys, *look, "--i3d", tiny.saved_detector(tmp_path / "i3d.pt"), "--real", real,
                               "--fvd-batch", 4)
-    assert code == 1 and error.count("\n") == 1 and "One-4.mp4: a clip of 9 frames; needed: at least 16" in error
+    assert code == 1 and error.count("\n") == 1 and "One-2.mp4: a clip of 9 frames; needed: at least 16" in error
     of = {(row["measure"], row["variant"]): row for row in json.loads(said)["figures"]}
-    assert of["FVD", "plain"]["clips"] == 5 and of["FVD", "iv-mixed"]["clips"] == 4
-    assert of["FVD in batches of 4", "plain"]["clips"] == 3  # as many as there are real ones
+    assert of["FVD", "plain"]["clips"] == 3 and of["FVD", "iv-mixed"]["clips"] == 2
+    assert of["FVD in batches of 4", "plain"]["clips"] == 2  # as many as there are real ones
     kept = [np.stack([np.load(file)["features"] for file in sorted((out / "features" / "i3d" / side).rglob("*.npz"))])
             for side in ("plain", "real")]
     means = kept[0][:, -1].mean(0) - kept[1][:, -1].mean(0)

@@ -40,7 +40,7 @@ def pipe():
 
 
 def clip(pipe, *controls, frames=6, **more):
-    given = {"frames": frames, "steps": 5, "latents": noise(frames), "controls": controls}
+    given = {"frames": frames, "steps": 4, "latents": noise(frames), "controls": controls}
     return pipe(PROMPT, **{**CLIP, **given, **more})
 
 
@@ -65,9 +65,10 @@ def test_it_is_diffusers_animatediff_controlnet(pipe, strength, start, end):
     assert (ours - clip(pipe, steps=6, options=PLAIN).latents).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("told", [{"strength": 0.0}, {"start": 0.9, "end": 0.95}])
-def test_one_that_does_not_act_changes_nothing(pipe, told):
-    assert torch.equal(clip(pipe, Control(hints(), **told)).latents, clip(pipe).latents)
+def test_one_that_does_not_act_changes_nothing(pipe):
+    without = clip(pipe).latents
+    for told in {"strength": 0.0}, {"start": 0.9, "end": 0.95}:
+        assert torch.equal(clip(pipe, Control(hints(), **told)).latents, without)
 
 
 def test_every_frame_has_its_own_hint_in_windows_and_chunks(pipe):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ivmixed import Schedule
 from ivmixed.motion import MotionError, check, load
-from ivmixed.motion.loading import made_for, to_diffusers
+from ivmixed.motion.loading import made_for, read, to_diffusers
 from ivmixed.motion.module import LCM, LIGHTNING, V2
 
 from .layouts import motion_shapes, random, saved, sinusoids, sparse
@@ -57,13 +57,25 @@ def test_a_file_says_what_it_is_by_its_tensors(name, widths, positions, middle, 
     ("mm_sd_v15_v2.safetensors", "AnimateDiff v2", ""),
     ("anything_4step.safetensors", "AnimateDiff v2", "")])
 def test_lightning_is_v2_by_its_tensors_and_told_by_its_name(name, kind, doubt, tmp_path):
-    tensors = random(motion_shapes(WIDE, 32, True))
+    shapes = motion_shapes(WIDE, 32, True)
     if "diffusers" in name:
-        tensors = {key: tensor for key, tensor in to_diffusers(tensors).items() if ".attn2.pos_encoder." not in key}
-    module = load(saved(tmp_path / name, tensors))
-    assert module.kind.name == kind and doubt in module.doubt and bool(module.doubt) == bool(doubt)
-    assert load(tmp_path / name, kind="AnimateDiff v2").kind.distilled is None
-    assert load(tmp_path / name, kind="AnimateDiff-Lightning 2-step").kind.distilled.most == 3
+        shapes = {key: shape for key, shape in to_diffusers(shapes).items() if ".attn2.pos_encoder." not in key}
+    if name.endswith("safetensors"):
+        path = sparse(tmp_path / name, shapes)
+    else:
+        path = saved(tmp_path / name, {key: torch.zeros(shape) for key, shape in shapes.items()})
+    found = read(path, "meta")
+    assert found.kind.name == kind and doubt in found.doubt and bool(found.doubt) == bool(doubt)
+    assert read(path, "meta", "AnimateDiff v2").kind.distilled is None
+    assert read(path, "meta", "AnimateDiff-Lightning 2-step").kind.distilled.most == 3
+
+
+def test_a_module_knows_what_its_file_is_said_to_be(tmp_path):
+    path = saved(tmp_path / "lightning.safetensors", random(motion_shapes(WIDE, 32, True)))
+    module = load(path)
+    assert module.kind is LIGHTNING[4] and "not for how many steps" in module.doubt
+    module = load(path, kind="AnimateDiff-Lightning 2-step")
+    assert module.kind is LIGHTNING[2] and module.doubt == ""
 
 
 def test_other_modules_are_never_lightning(tmp_path):
@@ -403,7 +415,8 @@ def shelf(tmp_path_factory):
         sparse(root / f"{name}.safetensors", shapes)
     (root / "page.ckpt").write_text("<!DOCTYPE html><html></html>")
     (root / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
-    (root / "cut.safetensors").write_bytes((root / "pia.safetensors").read_bytes()[:4000])
+    with (root / "pia.safetensors").open("rb") as whole:  # a gigabyte
+        (root / "cut.safetensors").write_bytes(whole.read(4000))
     torch.save({"state_dict": {"down_blocks.0.motion_modules.0.x": Code()}}, root / "code.ckpt")
     (root / "empty").mkdir()
     (root / "torn").mkdir()

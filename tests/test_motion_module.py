@@ -20,7 +20,14 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D  #
 
 from ivmixed.motion import Layout, MotionError, MotionModule, attach, load  # noqa: E402
 from ivmixed.motion import module as network  # noqa: E402
-from ivmixed.motion.module import V3, TemporalTransformer, depth_to_frames, frames_to_depth, sinusoids  # noqa: E402
+from ivmixed.motion.module import (  # noqa: E402
+    V3,
+    TemporalAttention,
+    TemporalTransformer,
+    depth_to_frames,
+    frames_to_depth,
+    sinusoids,
+)
 
 from .layouts import motion_shapes, random, saved  # noqa: E402
 from .ldm_unet import LdmUNet  # noqa: E402
@@ -108,7 +115,7 @@ def pair(width, positions=32, per_frame=True, **layout):
 
 @pytest.mark.parametrize("width, frames, heads, groups, per_frame", [
     (8, 1, 2, 4, True), (16, 5, 4, 4, False), (64, 24, 8, 32, True), (64, 24, 8, 32, False), (320, 16, 8, 32, True),
-    (640, 8, 8, 32, False), (1280, 4, 8, 32, True)])
+    (640, 8, 8, 32, False)])
 def test_a_temporal_transformer_is_that_of_diffusers(width, frames, heads, groups, per_frame):
     ours, theirs = pair(width, per_frame=per_frame, heads=heads, groups=groups)
     x = torch.randn(2 * frames, width, 4, 3, generator=torch.Generator().manual_seed(frames))
@@ -157,7 +164,7 @@ def test_many_pixels_are_attended_to_in_parts(monkeypatch):
 @pytest.mark.parametrize("width, scale", [(320, 1.0), (320, 0.5), (640, 1.0), (1280, 1.0), (1280, 1.5)])
 def test_attention_is_its_formula_in_a_fused_kernel(width, scale, monkeypatch):
     """softmax(scale q k^T / sqrt(d)) v of numbered frames; torch says which kernel it takes."""
-    attention = pair(width)[0].transformer_blocks[0].attention_blocks[0]
+    attention = randomise(TemporalAttention(width, Layout()), seed=width)
     x = torch.randn(6, 16, width, generator=torch.Generator().manual_seed(0))
     choices = []
     attend = functional.scaled_dot_product_attention
@@ -373,7 +380,7 @@ def test_a_compiled_unet_is_compiled_once_for_motion_and_once_without():
     """Whole, without a break."""
     module = MotionModule(V3, Layout(widths=(32,), layers=1, heads=2))
     unet = LdmUNet(diffusers.UNet2DConditionModel(
-        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), block_out_channels=(32,),
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",), block_out_channels=(32,),
         layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, sample_size=8)).eval()
     args = torch.randn(4, 4, 8, 8), torch.full((4,), 600.0), torch.randn(4, 5, 16)
     counter = CompileCounter()

@@ -318,7 +318,7 @@ def made_for(table: Tensor) -> int | None:
     return None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _shapes(layout: Layout) -> dict[str, torch.Size]:
     """The names and shapes of a module's tensors. Raises ValueError, RuntimeError for a layout that none can have."""
     with torch.device("meta"):

@@ -227,7 +227,8 @@ class PositionTable(nn.Module):
 
     def __init__(self, positions: int, width: int):
         super().__init__()
-        self.register_buffer("pe", sinusoids(positions, width))
+        empty = torch.empty(1, positions, width)
+        self.register_buffer("pe", empty if empty.is_meta else sinusoids(positions, width))
 
 
 class FeedForward(nn.Module):

@@ -89,6 +89,7 @@ class Denoiser:
                  chunk: int | None = None, told: Mapping[str, Any] | None = None, *, travels: bool = False,
                  motion: ActingMotion | None = None, controls: Sequence[ActingControl] = ()):
         self.unet, self.schedule, self.prediction, self.chunk = unet, schedule, prediction, chunk
+        self._dtype = unet.dtype  # diffusers looks at all layers for it
         self.told = dict(told or {})
         self.uncond, self.cond = uncond, cond
         self.travels, self.motion, self.controls = travels, motion, controls
@@ -151,7 +152,7 @@ class Denoiser:
         """Asks the network with the prompts ``names`` (of "uncond", "cond"), and keeps what it predicts."""
         if not names:
             return
-        scaled = (x / self.schedule.input_norm(self._level)).to(self.unet.dtype)
+        scaled = (x / self.schedule.input_norm(self._level)).to(self._dtype)
         clips = scaled if x.ndim == 5 else scaled.unsqueeze(1)
         contexts = [getattr(self, name) for name in names]
         with self._around_network():

@@ -18,9 +18,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -36,8 +37,14 @@ NAME = "IV-mixed"
 NAMES = [NAME, f"{NAME} DPM++ 2M", f"{NAME} DPM++ 2M SDE"]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "iv_mixed.py"
 TREE = Path(__file__).parent / "tree"
-ROOTS = {"modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "backend", "networks",
-         "extra_networks_lora"}
+ROOTS = ("modules", "ldm", "k_diffusion", "scripts", "modules_forge", "ldm_patched", "backend", "networks",
+         "extra_networks_lora", "ivmixed.webui")
+INSIDE = tuple(f"{root}." for root in ROOTS)
+
+# what gradio works out anew for each control and each page, and what comes of it is the same
+gr.utils.find_user_stack_level = lambda: 1
+gr.blocks.DefaultTheme = cache(gr.blocks.DefaultTheme)
+gr.themes.ThemeClass._get_theme_css = cache(gr.themes.ThemeClass._get_theme_css)
 
 
 @contextmanager
@@ -57,13 +64,15 @@ def importing(*trees: Path) -> Iterator[None]:
     logger.setLevel(logging.NOTSET)
     torch.set_num_threads(1)  # the networks are tiny
     before = {name: sys.modules.pop(name) for name in _ours()}
-    path = sys.path[:]
+    path, finder = sys.path[:], Finder(trees)
     sys.path[:0] = map(str, trees)
+    sys.meta_path.insert(0, finder)
     try:
         # a package with an __init__ is looked for in one place only
         importlib.import_module("modules").__path__[:0] = [str(tree / "modules") for tree in trees if tree != TREE]
         yield
     finally:
+        sys.meta_path.remove(finder)
         sys.path[:] = path
         for name in _ours():
             del sys.modules[name]
@@ -78,7 +87,43 @@ def importing(*trees: Path) -> Iterator[None]:
 
 def _ours() -> list[str]:
     """The modules of the hosts and the extension that are loaded."""
-    return [name for name in sys.modules if name.partition(".")[0] in ROOTS or name.startswith("ivmixed.webui")]
+    return [name for name in sys.modules if name.startswith(ROOTS) and _is_ours(name)]
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(INSIDE) or name in ROOTS
+
+
+FOUND: dict[tuple[tuple[Path, ...], str], tuple[str, list[str] | None]] = {}
+
+
+class Finder:
+    """Each double runs all modules anew, but each of them is looked for and read once; where it is, `FOUND` says."""
+
+    def __init__(self, trees: tuple[Path, ...]):
+        self.trees = trees
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not _is_ours(name):
+            return None
+        if (self.trees, name) not in FOUND:
+            spec = PathFinder.find_spec(name, path, target)
+            if spec is None or spec.origin is None:  # not there, or folders without an __init__
+                return spec
+            FOUND[self.trees, name] = spec.origin, spec.submodule_search_locations
+        file, folders = FOUND[self.trees, name]
+        return importlib.util.spec_from_file_location(
+            name, file, loader=Loader(name, file), submodule_search_locations=None if folders is None else folders[:])
+
+
+class Loader(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType | None:
+        return _code(fullname, self.path)
+
+
+@cache
+def _code(name: str, file: str) -> CodeType | None:
+    return SourceFileLoader(name, file).get_code(name)
 
 
 @dataclass
@@ -216,7 +261,7 @@ class Host:
 
     @staticmethod
     def _run_file(name: str, path: Path) -> Any:
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, path, loader=Loader(name, str(path)))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

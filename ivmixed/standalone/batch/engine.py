@@ -59,7 +59,7 @@ class InProcess:
     workers = 1
 
     def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Work[Task, Found]:
-        """Yields each task when it is done, in the order of ``tasks``."""
+        """Yields each task when it is done, in the order of ``tasks``. A list may get more of them meanwhile."""
         worker = factory()
         for task in tasks:
             try:
@@ -133,10 +133,11 @@ class OnRay:
         return answer
 
     def run(self, tasks: Sequence[Task], factory: Callable[[], Worker[Task, Found]]) -> Work[Task, Found]:
-        """Yields each task when it is done. Raises EngineError where no worker begins, Refusal for one of another
-        version of this package."""
+        """Yields each task when it is done. A list of tasks may get more of them meanwhile. Raises EngineError where no
+        worker begins, Refusal for one of another version of this package."""
         ray = self._ray
         start = ray.remote(num_gpus=1, num_cpus=0)(_Actor).remote
+        known = len(tasks)
         waiting = deque((task, 1) for task in tasks)
         busy: dict[Any, tuple[Any, tuple[Task, int] | None]] = {}  # a reference to what an actor is at: None begins
         idle: list[Any] = []
@@ -146,9 +147,9 @@ class OnRay:
             actor = start(factory)
             busy[actor.about.remote()] = actor, None
 
-        for _ in range(min(self.workers, len(tasks))):
+        for _ in range(min(self.workers, known)):
             begin()
-        left = len(tasks)
+        left = known
         try:
             while left:
                 (reference,), _ = ray.wait(list(busy))
@@ -175,6 +176,9 @@ class OnRay:
                         left -= 1
                         yield Done(given[0], result, given[1])
                     idle.append(actor)
+                added = tasks[known:]
+                waiting.extend((task, 1) for task in added)
+                known, left = known + len(added), left + len(added)
                 while idle and waiting:
                     actor, given = idle.pop(), waiting.popleft()
                     busy[actor.run.remote(given[0])] = actor, given

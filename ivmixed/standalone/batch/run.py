@@ -16,7 +16,7 @@ from .index import write_index
 from .jobs import Job
 from .progress import Progress, duration
 from .rows import RowsError, plain
-from .worker import ClipWorker, Result
+from .worker import ClipWorker, Result, Task
 
 
 @dataclass
@@ -100,13 +100,10 @@ def make(
         if left:
             with engine as pool:
                 progress = Progress(len(left), sum(job.evaluations for job in left), pool.workers, quiet=quiet)
-                with closing(progress):
-                    for wait in (False, True):  # first what no other run is at, then what is left of the others'
-                        factory = functools.partial(ClipWorker, folder.absolute(), device, memory, wait)
-                        with closing(pool.run(left, factory)) as work:
-                            left = _follow(work, summary, progress, failures)
-                        if not left:
-                            break
+                factory = functools.partial(ClipWorker, folder.absolute(), device, memory)
+                tasks = [Task(job) for job in left]
+                with closing(progress), closing(pool.run(tasks, factory)) as work:
+                    _follow(work, tasks, summary, progress, failures)
     except EngineError as error:
         summary.stopped = str(error)
     finally:
@@ -117,13 +114,13 @@ def make(
     return summary
 
 
-def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failures: _Failures) -> list[Job]:
-    """Keeps account of what is done; the jobs that another run is at."""
-    claimed = []
+def _follow(work: Work[Task, Result], tasks: list[Task], summary: Summary, progress: Progress,
+            failures: _Failures) -> None:
+    """Keeps account of what is done. What another run is at comes once more, after all that nobody is at."""
     for done in work:
-        job, result = done.task, _result(done)
+        job, result = done.task.job, _result(done)
         if result.status == "claimed":
-            claimed.append(job)
+            tasks.append(Task(job, wait=True))
             continue
         if result.is_there:
             summary.there += 1
@@ -134,11 +131,10 @@ def _follow(work: Work[Job, Result], summary: Summary, progress: Progress, failu
         progress.update(job.evaluations, made=result.status == "made", failed=not result.is_there)
         if result.status == "unwritable":
             summary.stopped = result.message
-            return []
-    return claimed
+            return
 
 
-def _result(done: Done[Job, Result]) -> Result:
+def _result(done: Done[Task, Result]) -> Result:
     return done.result or Result(
         "failed", message=f"its worker was lost {done.tries} times, killed or out of memory ({done.lost})")
 

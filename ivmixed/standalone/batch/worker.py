@@ -37,26 +37,33 @@ class Result:
         return self.status in ("made", "there")
 
 
-class ClipWorker:
-    """``ClipWorker(folder, "cuda", memory)(job)``: makes the clip of a job in the folder, unless it is there.
+@dataclass(frozen=True)
+class Task:
+    """A job to be done. ``wait``: for another run, where one is making the clip."""
 
-    ``memory``: the switches of `txt2vid.load`. ``wait``: for another run that is making the clip. Models stay loaded
-    until a job needs others.
+    job: Job
+    wait: bool = False
+
+
+class ClipWorker:
+    """``ClipWorker(folder, "cuda", memory)(task)``: makes the clip of a job in the folder, unless it is there.
+
+    ``memory``: the switches of `txt2vid.load`. Models stay loaded until a job needs others.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", memory: Mapping[str, bool] | None = None,
-                 wait: bool = False):
-        self.folder, self.device, self.memory, self.wait = folder, device, dict(memory or {}), wait
+    def __init__(self, folder: Path, device: str = "auto", memory: Mapping[str, bool] | None = None):
+        self.folder, self.device, self.memory = folder, device, dict(memory or {})
         self._models: tuple[object, ...] = ()
         self._pipe: IVMixedPipeline | None = None
 
-    def __call__(self, job: Job) -> Result:
+    def __call__(self, task: Task) -> Result:
         """Raises `Lost` where the device is of no use any more."""
+        job = task.job
         try:
             if not (self.folder / job.clip).parent.is_dir():
                 return Result("unwritable", message=f"{shown(str(self.folder))} is not on this machine, or is gone: "
                               "--out has to be on a disk that all machines share")
-            with store.claimed(self.folder, job, self.wait) as mine:
+            with store.claimed(self.folder, job, task.wait) as mine:
                 if store.is_done(self.folder, job):
                     return Result("there")
                 return self._keep(job, self._make(job)) if mine else Result("claimed")

@@ -37,8 +37,8 @@ PRESETS: Mapping[str, Preset[Options]] = MappingProxyType({
     "paper-videocrafter": Preset(
         "the paper's setting for VideoCrafter: VV-VV in two of three steps, CFG scale 9", Options(z_percent=66.7), 9.0),
     "distilled": Preset(
-        "for AnimateDiff-Lightning and AnimateLCM: CFG scale 1, and quality with small gammas of the video model, which "
-        "has its guidance in its weights", Options(
+        "for AnimateDiff-Lightning and AnimateLCM: CFG scale 1; quality with small gammas of the video model, whose "
+        "guidance is in its weights", Options(
             active_percent=12.5, gamma_go=0.25, gamma_back=0.25, gamma_image_go=4, gamma_image_back=4,
             finish_percent=15, finish_smoothing=100), 1.0),
     "released-animatediff": Preset("the released AnimateDiff loop, move by move", Options(), 7.5, "animatediff"),

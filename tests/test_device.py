@@ -85,7 +85,7 @@ def sampled(steps, options, dtype, solver="euler", **kinds):
 @pytest.mark.parametrize("options, kinds, dtype", [
     ({}, {}, torch.float16), ({}, {}, torch.bfloat16), ({}, {"crafter": True}, torch.float16),
     ({"image_size": (96, 96), "guidance_rescale": 0.5}, {"chunk": 4}, torch.float16),
-    ({"form": "RR-IV", "finish_percent": 40}, {"prediction": "v_prediction"}, torch.float16),
+    ({"form": "RR-IV", "finish_percent": 40, "finish_smoothing": 100}, {"prediction": "v_prediction"}, torch.float16),
     ({"image_attention": "neighbours"}, {}, torch.float16), ({"image_attention": "first"}, {}, torch.bfloat16),
     ({"reuse_percent": 50, "reused": "features"}, {"solver": "euler_ancestral"}, torch.float16),
     ({"reuse_percent": 50}, {"solver": "dpmpp_2m_sde"}, torch.float16),

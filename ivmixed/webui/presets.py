@@ -29,7 +29,7 @@ SECTION = "ivmixed"
 
 BUILT_IN = {name: Preset(preset.help, WebUIOptions(**vars(preset.options)), preset.cfg_scale)
             for name, preset in PRESETS.items() if not preset.loop}
-"""The released loops are not the sampler's moves, and others suit one model that no WebUI has."""
+"""The released loops are not the sampler's moves."""
 
 CFG_SCALE = Option("cfg_scale", Number(0, 100), None, "", "Of the ordinary steps; none leaves it as it is")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -203,7 +204,8 @@ class ForgeStrategy:
             prompt, loras = conds.without_networks(options)
             checkpoint = checkpoints.chosen(options)
             other = checkpoint is not None or loras
-            asked = other and make_plan(options, range(MANY_STEPS, -1, -1)).count("image")
+            # without smoothing, which may be refused of these levels and not of the clip's
+            asked = other and make_plan(replace(options, finish_smoothing=0), range(MANY_STEPS, -1, -1)).count("image")
         except OptionError:
             return  # refused later, before the first evaluation
         negative = options.image_negative_prompt

@@ -124,6 +124,24 @@ def test_both_passes_of_hires_fix_have_it_read_once(host):
     assert sum("image model: other.safetensors" in line for line in host.log.lines) == 1
 
 
+@pytest.mark.parametrize("host", HOSTS[:1], indirect=True)  # of all of them
+def test_a_finish_of_all_steps_within_its_table_has_its_checkpoint(host):
+    """The steps above it are the video model's, so that there is motion to average along."""
+    options = {"image_checkpoint": "other", "interval": (0, 0), "finish_percent": 100, "finish_smoothing": 100,
+               "above_sigma_max": "skip"}
+    p = host.clip(options=options, **ONE_WINDOW)
+    host.run(p)
+    image, _ = by_hand(host)
+    models = set()
+    for move, evaluation in asked(host, p, options):
+        models.add(move.model)
+        for call in evaluation.calls:
+            with torch.no_grad():
+                by = torch.allclose(call.out, image(call.x, call.t, call.context), atol=1e-6)
+            assert by == (move.model == "image")
+    assert models == {"image", "video"}
+
+
 def test_tiling_and_windows_are_those_of_the_clip(host, tmp_path):
     """Built-in motion takes as many frames at a time as the motion module sees."""
     host.animatediff = None

@@ -8,45 +8,78 @@
 
 (() => {
     const PAUSE = 150; // ms after the last change of many, as a slider makes
-    const PATIENCE = 2000; // ms at most for which an open list of presets is left open
+    const PATIENCE = 2000; // ms at most for which the picture waits for an open list of presets
     const LOST = 10000; // ms after which an answer is not waited for any more
+    const QUESTIONS = ["choose", "refresh"]; // what a panel asks the server, by the hidden button's name
     const waiting = {};
-    const asked = {}; // when the answer was asked for that has not come yet
-    const outdated = new Set(); // what changed since: two questions at a time may be answered in the wrong order
+    const wanted = {}; // by panel, that is by how its ids begin: the questions that are still to be asked
+    const asked = {}; // by panel: when the one was asked whose answer has not come yet
+    const outdated = new Set(); // panels where a preset was chosen, or their list changed, since the question was asked
+    const listed = {}; // by panel: the presets that its list has
 
-    /** Called by the page for every change of a setting; `button` is the id of the hidden one that asks the server. */
-    window.ivMixedChanged = (button, patience = PATIENCE) => {
-        clearTimeout(waiting[button]);
-        waiting[button] = setTimeout(() => {
-            const list = gradioApp().querySelector(`#${button.replace(/refresh$/, "preset")} ul`);
-            if (list && patience > 0) ivMixedChanged(button, patience - PAUSE); // the answer would close it
-            else ask(button);
+    /** Called by the page for every change of a setting. */
+    window.ivMixedChanged = (panel, patience = PATIENCE) => {
+        clearTimeout(waiting[panel]);
+        waiting[panel] = setTimeout(() => {
+            if (listIsOpen(panel) && patience > 0) ivMixedChanged(panel, patience - PAUSE);
+            else want(panel, "refresh");
         }, PAUSE);
         return [];
     };
 
-    function ask(button) {
-        if (Date.now() - (asked[button] ?? -LOST) < LOST) {
-            outdated.add(button);
-            return;
+    /** Called by the page when a preset is chosen from the list. */
+    window.ivMixedChosen = (panel) => {
+        outdated.add(panel);
+        want(panel, "choose");
+        return [];
+    };
+
+    /** Called by the page when the hidden button is pressed for it: the list as the last answer has it. */
+    window.ivMixedRecognised = (panel) => {
+        const {preset, presets} = gradioApp().querySelector(`#${panel}price [data-answer]`).dataset;
+        listed[panel] = presets;
+        return [{__type__: "update", choices: JSON.parse(presets), value: preset}];
+    };
+
+    /** One question of a panel at a time: two may be answered in the wrong order. The choice of a preset comes first. */
+    function want(panel, question) {
+        (wanted[panel] ??= new Set()).add(question);
+        ask(panel);
+    }
+
+    function ask(panel) {
+        if (Date.now() - (asked[panel] ?? -LOST) < LOST) return;
+        const question = QUESTIONS.find((name) => wanted[panel]?.delete(name));
+        if (!question) return;
+        asked[panel] = Date.now();
+        outdated.delete(panel);
+        press(panel + question);
+    }
+
+    /** The list of presets shows the one that the settings are, unless there is a newer choice, or the list is open. */
+    function answered(panel, {preset, presets}) {
+        delete asked[panel];
+        const shown = gradioApp().querySelector(`#${panel}preset input`)?.value;
+        if (!outdated.has(panel) && (preset !== shown || presets !== listed[panel])) {
+            if (listIsOpen(panel)) ivMixedChanged(panel);
+            else press(`${panel}recognised`);
         }
-        asked[button] = Date.now();
-        outdated.delete(button);
+        ask(panel);
+    }
+
+    const listIsOpen = (panel) => gradioApp().querySelector(`#${panel}preset ul`) !== null;
+    const panelOf = (element, name) => element.closest(`[id$=_ivmixed_${name}]`).id.slice(0, -name.length);
+
+    function press(button) {
         gradioApp().getElementById(button)?.click();
     }
 
-    function answered(button) {
-        delete asked[button];
-        if (outdated.has(button)) ask(button);
-    }
-
-    /** Presets were saved, renamed or deleted in one panel: the others ask for the list, and how it is called now. */
-    function tellOthers(message) {
-        const own = message.closest("[id$=_ivmixed_preset_message]").id;
-        for (const button of gradioApp().querySelectorAll("[id$=_ivmixed_relist]")) {
-            if (button.id.replace("relist", "preset_message") === own) continue;
-            button.click();
-            ivMixedChanged(button.id.replace("relist", "refresh"));
+    /** Presets were saved, renamed or deleted in one panel: all ask for the list, and how theirs is called now. */
+    function presetsChanged() {
+        for (const button of gradioApp().querySelectorAll("[id$=_ivmixed_refresh]")) {
+            const panel = panelOf(button, "refresh");
+            outdated.add(panel);
+            ivMixedChanged(panel);
         }
     }
 
@@ -168,18 +201,16 @@
     onUiUpdate(() => {
         for (const price of gradioApp().querySelectorAll("[id$=_ivmixed_price] [data-answer]:not([data-seen])")) {
             price.dataset.seen = "";
-            answered(price.closest("[id$=_ivmixed_price]").id.replace(/price$/, "refresh"));
+            answered(panelOf(price, "price"), price.dataset);
         }
         for (const message of gradioApp().querySelectorAll("[id$=_ivmixed_preset_message] [role=status]:not([data-seen])")) {
             message.dataset.seen = "";
-            tellOthers(message);
+            presetsChanged();
         }
         for (const box of gradioApp().querySelectorAll(".ivmixed-drawing:not([data-seen])")) {
             box.dataset.seen = "";
             resized.observe(box); // which draws at once, and again as the panel opens or the page is made narrower
         }
     });
-    onUiLoaded(() => {
-        for (const button of gradioApp().querySelectorAll("[id$=_ivmixed_refresh]")) ivMixedChanged(button.id);
-    });
+    onUiLoaded(presetsChanged);
 })();

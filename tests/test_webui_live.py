@@ -43,9 +43,13 @@ def look(host, options, preset="custom", opened=True, **fields):
     """(what the picture shows, its text, the price beside the title, the preset)."""
     arguments = host.module("page.panel").values_of(options)
     arguments[0] = opened
-    figure, price, update = host.module("page.live").look(preset, {**TXT2IMG, **fields}, arguments)
+    figure, price = host.module("page.live").look(preset, {**TXT2IMG, **fields}, arguments)
     data = re.search(r'data-picture="([^"]*)"', figure)
-    return (data and json.loads(html.unescape(data[1])), text_of(figure), text_of(price), update.get("value", preset))
+    return data and json.loads(html.unescape(data[1])), text_of(figure), text_of(price), attributes(price)["preset"]
+
+
+def attributes(markup):
+    return {name: html.unescape(value) for name, value in re.findall('data-([a-z]*)="([^"]*)"', markup)}
 
 
 def text_of(markup):
@@ -124,7 +128,7 @@ def test_other_plans_in_words(host, options, words):
 
 def test_an_image_size_below_the_clips_is_refused_with_a_finish(host):
     options = WebUIOptions(finish_percent=20, image_size=(256, 256))
-    figure, price, _ = host.module("page.live").look("custom", TXT2IMG, host.module("page.panel").values_of(options))
+    figure, price = host.module("page.live").look("custom", TXT2IMG, host.module("page.panel").values_of(options))
     assert "image_size = '32x32' cannot be used with finish_percent" in text_of(figure)
     assert "refused: " in text_of(price)
 
@@ -163,10 +167,10 @@ def test_what_is_refused_is_told_where_the_picture_stands(host):
     arguments = host.module("page.panel").values_of(WebUIOptions())
     at = host.module("page.panel").values_of(WebUIOptions(interval=(60, 61))).index(60)
     arguments[at:at + 2] = [60, 20]
-    figure, price, update = host.module("page.live").look("paper", TXT2IMG, arguments)
+    figure, price = host.module("page.live").look("paper", TXT2IMG, arguments)
     assert text_of(figure).startswith("interval = [60, 20] is not allowed")
     assert text_of(price).startswith("refused: interval")
-    assert "value" not in update
+    assert attributes(price)["preset"] == "paper"
 
 
 @pytest.mark.parametrize("name, value", [("steps", None), ("steps", "x"), ("steps", 10**400), ("cfg_scale", None),
@@ -179,6 +183,11 @@ def test_what_the_host_has_beyond_a_plan_is_told_too(host, name, value):
 
 # --- presets
 
+def choose(host, page, name):
+    """(the picture, the price, the values of the panel's components and of the CFG scale)."""
+    return host.module("page.live").choose(name, TXT2IMG, list(page.defaults().values()))
+
+
 def changed(page, values):
     """What the components show after a preset was chosen, which leaves those of what belongs to a clip alone."""
     left = {name for name, value in zip(page.names, values) if isinstance(value, dict)}
@@ -188,13 +197,15 @@ def changed(page, values):
 
 @pytest.mark.parametrize("name", ["paper", "fast", "balanced", "quality", "paper-videocrafter", "distilled", "plain"])
 def test_a_preset_sets_the_panel_and_is_recognised(host, page, name):
-    values = host.module("page.live").choose(name, True)
+    figure, price, *values = choose(host, page, name)
     preset = host.module("presets").BUILT_IN[name]
     assert page.options(changed(page, values)) == preset.options == PRESETS[name].options
     if preset.cfg_scale is None:
         assert "value" not in values[-1]
     else:
         assert values[-1] == preset.cfg_scale
+    assert preset.help in text_of(figure) and "in the preset: choose" not in text_of(figure)
+    assert attributes(price)["preset"] == name
     assert look(host, preset.options)[3] == name
     assert preset.help in text_of(look(host, preset.options)[1])
 
@@ -205,10 +216,12 @@ def test_the_released_loops_are_not_offered(host):
 
 
 def test_choosing_custom_changes_nothing(host, page):
-    values = host.module("page.live").choose("custom", True)
-    assert len(values) == len(page.names) + 1
-    assert not any("value" in value for value in values)
-    assert host.module("page.live").choose(["paper"], True) == values
+    for name in ("custom", ["paper"], None):
+        figure, price, *values = choose(host, page, name)
+        assert len(values) == len(page.names) + 1
+        assert not any("value" in value for value in values)
+        assert attributes(price)["preset"] == "paper"
+        assert text_of(figure).endswith(PRESETS["paper"].help)
 
 
 @settings(max_examples=25)
@@ -218,7 +231,7 @@ def test_settings_are_saved_and_come_back(host, page, options):
     update, said = live.save("mine", [6.5], host.module("page.panel").values_of(options))
     assert update["value"] == "mine" and update["choices"][-1] == "mine"
     assert text_of(said) == "Saved as mine."
-    values = live.choose("mine", True)
+    _, _, *values = choose(host, page, "mine")
     assert page.options(changed(page, values)) == options.setting()
     assert values[-1] == 6.5
     assert look(host, options, preset="mine")[3] == "mine"
@@ -231,6 +244,15 @@ def test_two_presets_with_the_same_settings_keep_their_names(host, stored):
     assert look(host, WebUIOptions(), preset="copy")[3] == "copy"
     assert look(host, WebUIOptions(), preset="paper")[3] == "paper"
     assert look(host, WebUIOptions(form="II-II"), preset="copy")[3] == "custom"
+
+
+def test_the_page_learns_of_all_presets(host, stored):
+    name = """<b>"I'm" & </b>"""
+    host.module("presets").save(name, WebUIOptions(rho=3), None)
+    values = host.module("page.panel").values_of(WebUIOptions(rho=3))
+    _, price = host.module("page.live").look("paper", TXT2IMG, values)
+    assert attributes(price)["preset"] == name
+    assert json.loads(attributes(price)["presets"]) == ["custom", *host.module("presets").BUILT_IN, name]
 
 
 def test_presets_are_renamed_in_their_place_and_deleted(host, stored):
@@ -319,7 +341,7 @@ def test_a_write_that_fails_leaves_the_old_file(host, stored, monkeypatch):
 
 def test_every_setting_and_what_the_host_has_of_it_asks_for_a_new_picture(page):
     blocks, script = page.page.blocks, page.script
-    asking = f"ivMixedChanged?.('{script.elem_id('refresh')}')"
+    asking = f"ivMixedChanged?.('{script.elem_id('')}'"
     hooks = [event for event in page.page.dependencies if asking in (event["js"] or "")]
     watched = {blocks[target if isinstance(target, int) else target[0]].elem_id
                for event in hooks for target in event["targets"]}

@@ -140,6 +140,19 @@ class Tab:
         """Waits until the settings are recognised as a preset's."""
         self.wait("(id, preset) => document.querySelector(id + 'preset input').value === preset", self.PREFIX, preset)
 
+    def held(self):
+        """Holds back what the page asks the server from now on: gives what waits for the next question."""
+        routes = []
+        self.page.route("**/run/predict*", lambda route: routes.append(route))
+
+        def wait():
+            for _ in range(self.WAIT // 50):
+                if routes:
+                    return routes.pop(0)
+                self.page.wait_for_timeout(50)
+            pytest.fail("the page asks nothing")
+        return wait
+
     def number(self, name):
         return float(self.find(name).locator(FIELD).input_value())
 
@@ -316,19 +329,38 @@ def test_a_late_answer_does_not_undo_a_newer_one(tab):
         new MutationObserver(seen).observe(price, {childList: true, subtree: true});
         seen();
     }""", PREFIX)
-    held = []
-    tab.page.route("**/run/predict*", lambda route: route.continue_() if held else held.append(route))
+    held = tab.held()
     tab.set(PREFIX + "gamma_back", 9)
-    for _ in range(tab.WAIT // 100):
-        if held:
-            break
-        tab.page.wait_for_timeout(100)
+    late = held()
     tab.set(PREFIX + "gamma_back", 4)
     tab.rest()
     assert tab.page.evaluate("answers.size") == 1
-    held[0].continue_()
+    late.continue_()
+    held().continue_()
     tab.wait("() => answers.size === 3")  # the late one came, and one for what changed since
     tab.recognises("paper")
+
+
+def test_a_late_answer_does_not_undo_the_choice_of_a_preset(tab):
+    tab.open().settle().recognises("paper")
+    held = tab.held()
+    tab.set(PREFIX + "gamma_back", 9)
+    late = held()  # its answer: the settings are custom
+    tab.choose(PREFIX + "preset", "plain")
+    tab.page.evaluate("""id => {
+        window.shown = new Set(); // all that the list shows
+        const look = () => {
+            shown.add(document.querySelector(id + "preset input").value);
+            requestAnimationFrame(look);
+        };
+        look();
+    }""", PREFIX)
+    late.continue_()
+    held().continue_()  # the choice
+    tab.page.unroute_all()
+    tab.says("picture", PRESETS["plain"].help)
+    assert tab.page.evaluate("[...shown]") == ["plain"]
+    assert tab.number("gamma_back") == PRESETS["plain"].options.gamma_back
 
 
 def test_a_preset_in_one_click(tab):

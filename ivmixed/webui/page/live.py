@@ -1,15 +1,15 @@
 """What moves in the panel: the picture of the plan and its price follow the settings, and presets come and go.
 
 The page asks for a new picture by pressing a hidden button, a moment after the last change (``javascript/``), as the
-host's own token counters do; and draws what it gets. Likewise the other panels of the page ask for the list of presets
-where it was changed in one. The plan is made here alone.
+host's own token counters do; and draws what it gets. Likewise it asks for the settings of a chosen preset. The plan is
+made here alone.
 """
 from __future__ import annotations
 
 import html
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -58,17 +58,17 @@ def connect(panel: Panel, watched: dict[str, Any]) -> None:
     """Makes a panel work beside ``watched``, the components that it follows by the names of `WATCHED`."""
     names = list(watched)
     inputs = [panel.preset, *watched.values(), *panel.components]
-    panel.refresh.click(
-        lambda preset, *values: look(preset, dict(zip(names, values)), values[len(names):]),
-        inputs=inputs, outputs=[panel.picture, panel.price, panel.preset], show_progress="hidden", queue=False)
-    for component in inputs[1:]:
-        component.change(fn=None, _js=f"() => window.ivMixedChanged?.('{panel.refresh.elem_id}') || []",
-                         inputs=[], outputs=[])
-
     cfg_scale = [watched["cfg_scale"]] if "cfg_scale" in watched else []
-    _on(panel.preset.input, lambda preset: choose(preset, bool(cfg_scale)),
-        [panel.preset], [*panel.components, *cfg_scale])
-    _on(panel.relist.click, relist, [panel.preset], [panel.preset])
+
+    def asking(answer: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        return lambda preset, *values: answer(preset, dict(zip(names, values)), values[len(names):])
+
+    _on(panel.refresh.click, asking(look), inputs, [panel.picture, panel.price])
+    for component in inputs[1:]:
+        _call(component.change, "Changed", panel)
+    _call(panel.recognised.click, "Recognised", panel, [panel.preset])
+    _call(panel.preset.input, "Chosen", panel)
+    _on(panel.choose.click, asking(choose), inputs, [panel.picture, panel.price, *panel.components, *cfg_scale])
     said = [panel.preset, panel.message]
     _on(panel.save.click, lambda name, *values: save(name, values[:len(cfg_scale)], values[len(cfg_scale):]),
         [panel.name, *cfg_scale, *panel.components], said)
@@ -80,10 +80,15 @@ def _on(event: Callable[..., Any], function: Callable[..., Any], inputs: list[An
     event(function, inputs=inputs, outputs=outputs, show_progress="hidden", queue=False)
 
 
-def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
-    """The picture, the price beside the panel's title, and the name of the preset that the settings are.
+def _call(event: Callable[..., Any], name: str, panel: Panel, outputs: Sequence[Any] = ()) -> None:
+    """An event calls a function of the page's script with the beginning of the panel's ids."""
+    event(fn=None, _js=f"() => window.ivMixed{name}?.('{panel.elem_id('')}') || []", inputs=[], outputs=[*outputs])
 
-    ``host``: values of `WATCHED` by name, ``arguments``: of the panel's components.
+
+def look(preset: str, host: dict[str, Any], arguments: Any) -> list[str]:
+    """The picture, and the price beside the panel's title with the name of the preset that the settings are.
+
+    ``preset``: as the list has it, ``host``: values of `WATCHED` by name, ``arguments``: of the panel's components.
     """
     shown = [True, *arguments[1:]]  # the picture is of what stands in the panel, ticked or not
     try:
@@ -95,14 +100,12 @@ def look(preset: str, host: dict[str, Any], arguments: Any) -> list[Any]:
     try:
         options = from_arguments(shown)
         known = presets.every()
-        name = preset if preset in known and known[preset].options == options.setting() else presets.name_of(options)
+        mine = known.get(preset) if isinstance(preset, str) else None
+        name = preset if mine and mine.options == options.setting() else presets.name_of(options)
         figure = _figure(options, host, *_about(known.get(name or ""), host))
     except OptionError as error:
-        return [_words("ivmixed-error", _without_name(error)), _answer(price), gr.update()]
-    name = name or presets.CUSTOM
-    # an update closes the list, which may be open just now
-    update = gr.update() if name == preset else gr.update(choices=[presets.CUSTOM, *known], value=name)
-    return [figure, _answer(price), update]
+        return [_words("ivmixed-error", _without_name(error)), _answer(price, preset or presets.CUSTOM)]
+    return [figure, _answer(price, name or presets.CUSTOM)]
 
 
 def _without_name(error: OptionError) -> str:
@@ -161,24 +164,26 @@ def _words(kind: str, text: str) -> str:
     return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
 
 
-def _answer(price: str) -> str:
-    """The price; no two answers are the same, so that the page sees each come."""
-    return f'<p class="ivmixed-words" data-answer="{next(_answers)}">{html.escape(price)}</p>'
+def _answer(price: str, preset: str) -> str:
+    """The price, with the preset that the list is to show and all that are in it.
+
+    No two answers are the same, so that the page sees each come.
+    """
+    listed = gr.Dropdown([presets.CUSTOM, *presets.every()], render=False).choices  # as this gradio's page has them
+    data = {"answer": next(_answers), "preset": preset, "presets": json.dumps(listed)}
+    attributes = " ".join(f'data-{name}="{html.escape(str(value))}"' for name, value in data.items())
+    return f'<p class="ivmixed-words" {attributes}>{html.escape(price)}</p>'
 
 
-def choose(name: str, with_cfg_scale: bool) -> list[Any]:
-    """The values of the panel's components, and of the CFG scale where there is one, for a preset."""
-    preset = presets.every().get(name) if isinstance(name, str) else None
-    if preset is None:
-        return [gr.update() for _ in range(len(of_setting(WebUIOptions())) + with_cfg_scale)]
-    cfg_scale = gr.update() if preset.cfg_scale is None else preset.cfg_scale
-    return of_setting(preset.options) + [cfg_scale] * with_cfg_scale
-
-
-def relist(name: str) -> Any:
-    """The list of presets, after it was changed in another panel."""
-    known = [presets.CUSTOM, *presets.every()]
-    return gr.update(choices=known, value=name if name in known else presets.CUSTOM)
+def choose(name: str, host: dict[str, Any], arguments: Any) -> list[Any]:
+    """What `look` says of a preset's settings; the panel's values for them; the CFG scale, where ``host`` has it."""
+    preset, nothing = presets.every().get(name) if isinstance(name, str) else None, gr.update()
+    values = [nothing] * len(arguments) if preset is None else of_setting(preset.options)
+    scale = [nothing if preset is None or preset.cfg_scale is None else preset.cfg_scale] * ("cfg_scale" in host)
+    if scale and scale[0] != nothing:
+        host = {**host, "cfg_scale": scale[0]}
+    arguments = [old if new == nothing else new for old, new in zip(arguments, values)]
+    return [*look(name, host, arguments), *values, *scale]
 
 
 def save(name: str, cfg_scale: Any, arguments: Any) -> list[Any]:

@@ -42,8 +42,8 @@ class Panel:
                         f"Settings &gt; {NAME}.")
             self._build_presets()
             self.picture = self._shown("picture")
-            self.refresh, self.relist = (gr.Button(name, visible=False, elem_id=self.elem_id(name))
-                                         for name in ("refresh", "relist"))
+            self.refresh, self.choose, self.recognised = (gr.Button(name, visible=False, elem_id=self.elem_id(name))
+                                                          for name in ("refresh", "choose", "recognised"))
             folded = gr.Accordion("Form, guidance, interval and image model", open=False,
                                   elem_id=self.elem_id("basic")) if self.opened else nullcontext()
             with folded:

@@ -135,7 +135,7 @@ def test_the_plan_is_what_a_clip_runs(host, client, sampler, scheduler, denoisin
 
 
 @settings(max_examples=25)
-@given(any_options(WebUIOptions), st.integers(1, 40))
+@given(any_options(WebUIOptions, finish_smoothing=0), st.integers(1, 40))  # which may be refused, see below
 def test_the_plan_is_the_cores(client, options, steps):
     video, image = Schedule.linear(), Schedule.scaled_linear()
     ends = max(steps - 1, 1)
@@ -200,6 +200,8 @@ def test_levels_may_be_given(client):
      "IV-mixed: video_table = 'zeroscope' is not allowed; allowed: one of "),
     ({"options": {"finish_percent": 50, "image_size": "64x64"}, "width": 512, "height": 512}, ["options", "image_size"],
      "IV-mixed: image_size = '8x8' cannot be used with finish_percent: "),
+    ({"options": {"finish_percent": 100, "finish_smoothing": 50}}, ["options", "finish_smoothing"],
+     "IV-mixed: finish_smoothing = 50.0 cannot be used with finish_percent = 100.0: no step of the video model"),
 ])
 def test_a_wrong_request_is_refused(client, request_, place, words):
     answer = client.post("/ivmixed/v1/plan", json=request_)

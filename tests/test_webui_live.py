@@ -68,8 +68,13 @@ def test_the_values_of_options_are_those_options(page, options):
 
 # --- the picture
 
+# whatever is refused of some steps or of this size is left out
+ANY_OPTIONS = (any_options(WebUIOptions, finish_smoothing=0, finish_percent=0.0)
+               | any_options(WebUIOptions, finish_smoothing=0, image_size=None))
+
+
 @settings(max_examples=25)
-@given(any_options(WebUIOptions, finish_percent=0.0) | any_options(WebUIOptions, image_size=None), st.integers(1, 60))
+@given(ANY_OPTIONS, st.integers(1, 60))
 def test_the_picture_is_of_the_plan(host, options, steps):
     data, text, price, _ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -86,7 +91,7 @@ def test_the_picture_is_of_the_plan(host, options, steps):
 
 
 @settings(max_examples=25)
-@given(any_options(WebUIOptions, finish_percent=0.0) | any_options(WebUIOptions, image_size=None), st.integers(2, 60))
+@given(ANY_OPTIONS, st.integers(2, 60))
 def test_the_curves_are_the_guidance_of_the_moves(host, options, steps):
     data, *_ = look(host, options, steps=steps)
     plan = host.module("preview").plan_of(options, steps)
@@ -171,6 +176,12 @@ def test_what_is_refused_is_told_where_the_picture_stands(host):
     assert text_of(figure).startswith("interval = [60, 20] is not allowed")
     assert text_of(price).startswith("refused: interval")
     assert attributes(price)["preset"] == "paper"
+
+
+def test_what_is_refused_of_these_steps_is_told_too(host):
+    _, text, price, _ = look(host, WebUIOptions(finish_percent=100, finish_smoothing=50))
+    for words in (text, price):
+        assert "finish_smoothing = 50.0 cannot be used with finish_percent = 100.0" in words
 
 
 @pytest.mark.parametrize("name, value", [("steps", None), ("steps", "x"), ("steps", 10**400), ("cfg_scale", None),

@@ -93,6 +93,8 @@ def plan_of(options: Options, steps: int, scheduler: str | None = None, denoisin
         sigmas = levels(steps, scheduler, denoising_strength, video_table)
     try:
         return make_plan(options, sigmas, VIDEO_TABLES[video_table], IMAGE, solver=SAMPLERS[sampler])
+    except OptionError:
+        raise
     except ValueError:
         if given is None:
             raise OptionError("scheduler", scheduler, "one whose levels of noise descend") from None

@@ -293,7 +293,7 @@ def test_the_panel_of_the_tab_acts(page):
 def test_the_strip_has_the_last_clips_alone(page, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "poster.png")
     entry = page.host.module("page.txt2vid").Shown(
-        "page", "infotext", tmp_path / "poster.png", "label", (), 8.0)
+        "page", "infotext", tmp_path / "poster.png", "label", (), 8.0, "this one")
     shown = page.press("generate", shown=[entry] * 12, by="Built-in motion", **SMALL)
     assert len(shown.shown) == len(shown.strip["value"]) == 12
     assert shown.shown[1] is entry and shown.shown[0] is not entry
@@ -508,6 +508,14 @@ def test_a_clip_is_extended(page):
     last, begun = (np.asarray(Image.open(file)).astype(int) for file in files)
     assert np.abs(last - begun).max() <= 2
     assert started(page, "extend", first.shown, first.infotext, frames=32).extend == 4
+
+
+def test_which_of_two_clips_is_started_from_is_said(page):
+    both = page.press("compare", by="Built-in motion", **SMALL)
+    start = started(page, "restart", both.shown, both.infotext)
+    assert "The next clip starts from the IV-mixed clip: " in start.message
+    with Image.open(both.shown[0].whole[0]) as picture:
+        assert take(start.init_video, 4, 8).frames[0].tobytes() == picture.convert("RGB").tobytes()
 
 
 def test_a_clip_is_made_larger(page):

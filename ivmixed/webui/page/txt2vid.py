@@ -82,8 +82,10 @@ class Shown(NamedTuple):
     poster: Path
     label: str
     whole: tuple[Path, ...]
-    """The frames, as exactly as there are files of them."""
+    """The frames of the last of its clips, as exactly as there are files of them."""
     fps: float
+    name: str
+    """What that clip is called beside the page: there may be two."""
 
 
 def build() -> list[tuple[gr.Blocks, str, str]]:
@@ -258,14 +260,14 @@ def start_from(how: str, shown: list[Shown], infotext: str, frames: int, width: 
         return [f'<p role="alert" class="ivmixed-error">{words}</p>', *[gr.update()] * 8]
     kept = min(KEPT, max(1, frames // 4))
     extend, strength, size = 0, gr.update(), (width, height)
-    said = "The next clip starts from this one: the denoising strength says how much of it is made anew."
+    said = f"The next clip starts from {entry.name}: the denoising strength says how much of it is made anew."
     if how == "extend":
         extend, strength = kept, 1.0
-        said = (f"The next clip begins with the last {kept} frame{'s' * (kept != 1)} of this one, which stay, and goes "
-                "on from there.")
+        said = (f"The next clip begins with the last {kept} frame{'s' * (kept != 1)} of {entry.name}, which stay, and "
+                "goes on from there.")
     elif how == "upscale":
         size, strength = (min(2 * width, LARGEST), min(2 * height, LARGEST)), 0.5
-        said = f"The next clip is this one at {size[0]}x{size[1]} pixels, half of it made anew."
+        said = f"The next clip is {entry.name} at {size[0]}x{size[1]} pixels, half of it made anew."
     message = f'<p role="status">{said} Press Generate.</p>'
     return [message, BUILT_IN, gr.update(open=True), file, extend, frames, strength, *size]
 
@@ -312,8 +314,8 @@ def show(made: Sequence[ClipResult], shown: list[Shown]) -> list[Any]:
             register_tmp_file(shared.demo, str(clip.file))
     page = _figures(made)
     try:
-        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}", tuple(last.whole), last.fps),
-                 *shown][:LAST]
+        shown = [Shown(page, last.infotext, _poster(made), f"seed {last.seed}", tuple(last.whole), last.fps,
+                       "this one" if len(made) == 1 else f"the {last.title} clip"), *shown][:LAST]
     except OSError as error:
         log.warning(f"the clip is not among the last ones: its poster cannot be written ({error})")
     there = [entry for entry in shown if entry.poster.is_file()]

@@ -1,6 +1,6 @@
 # make demo       clips of the bundled model, with and without IV-mixed (no WebUI, no download of models)
 # make test       everything that needs no WebUI: lint, test-code and test-page beside each other, each shown as it ends
-# make test-thorough  every fault at every place of every host's double, long searches and trainings: an hour or two
+# make test-thorough  every fault at every place of every host's double, long searches and trainings: a quarter of an hour
 # make test-live  the claims against a running WebUI, named by WEBUI_URL
 # make check-gpu  what is claimed of speed, memory and exactness, tried on your GPU in five minutes
 # make lint       ruff and mypy alone

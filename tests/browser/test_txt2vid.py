@@ -60,6 +60,9 @@ class ClipTab(Tab):
         return self.page.evaluate(shown, selector)
 
     def text(self, name):
+        # gradio 4's own words about a request are hidden, but there until it has ended
+        self.wait("id => [...document.querySelectorAll(id + ' > .wrap')].every((status) => !status.innerText.trim())",
+                  OWN + name)
         self.page.evaluate("document.querySelectorAll('details').forEach((folded) => folded.open = true)")
         return self.page.locator(OWN + name).first.inner_text()  # gradio 3 gives the id twice
 
@@ -167,14 +170,23 @@ def test_the_other_panels_learn_of_a_new_preset(tab):
     tab.recognises("custom")
     tab.find("own_presets").locator("> .label-wrap").click()
     tab.find("preset_name").locator("input, textarea").fill("beach")
-    tab.find("preset_save").click()
-    tab.says("preset_message", "Saved as beach.")
     tab.page.locator("#tabs button", has_text="txt2img").first.click()
     txt2img = "#script_txt2img_ivmixed_"
     tab.page.locator(f"{txt2img}open > .label-wrap").click()
+    tab.page.locator(f"{txt2img}preset input").click()
+    tab.page.wait_for_selector(f"{txt2img}preset ul")
+    tab.find("preset_save").evaluate("save => save.click()")  # it is in the other tab
+    tab.wait("id => document.querySelector(id + 'price p').dataset.presets.includes('beach')", txt2img)
+    answer = tab.page.evaluate("""id => { // a list is left open, and learns of it afterwards
+        if (!document.querySelector(id + "preset ul")) throw Error("the list was closed");
+        document.activeElement.blur();
+        return document.querySelector(id + "price p").dataset.answer;
+    }""", txt2img)
+    tab.wait("(id, before) => document.querySelector(id + 'price p').dataset.answer !== before", txt2img, answer)
     tab.choose(txt2img + "preset", "beach")
     tab.wait("id => document.querySelector(id + 'gamma_go textarea').value === '5.5'", txt2img)
     tab.page.locator("#tabs button", has_text="txt2vid").first.click()
+    tab.says("preset_message", "Saved as beach.")
     tab.find("preset_delete").click()
     tab.says("preset_message", "beach is deleted.")
     tab.wait("id => document.querySelector(id + 'preset input').value === 'custom'", txt2img)
@@ -207,8 +219,9 @@ def test_what_is_refused_is_said_where_the_clip_is(tab):
         tab.set(tab.PREFIX + "interval_end", 20)
         tab.says("picture", "is not allowed")
         for _ in range(2):  # the second time the same is said again
+            tab.page.evaluate("id => document.querySelectorAll(id).forEach((old) => old.dataset.old = '')", message)
             tab.page.locator(f"{OWN}generate").click()
-            tab.page.wait_for_selector(message)
+            tab.page.wait_for_selector(f"{message}:not([data-old])")
             tab.page.wait_for_selector(".progressDiv", state="detached")
         assert tab.text("message").startswith("No clip was made: interval = [60, 20] is not allowed")
         assert tab.in_view(message) and tab.page.locator(f"{OWN}clip figure").count() == 1

@@ -127,8 +127,8 @@ def test_the_sliders_of_a_pair_line_up(page, url):
 
 def test_while_it_is_made_the_buttons_are_interrupt_and_skip(page, url):
     with ClipTab.kept(page, url) as tab:
-        tab.set(OWN + "steps", 60)
-        tab.says("price", "294 evaluations")
+        tab.set(OWN + "steps", 150)
+        tab.says("price", "744 evaluations")
         tab.page.locator(f"{OWN}generate").click()
         tab.wait("() => /^[1-9]/.test(document.querySelector('.progressDiv')?.textContent)")
         tab.page.locator(f"{OWN}interrupt").click()

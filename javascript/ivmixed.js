@@ -38,7 +38,9 @@
     window.ivMixedRecognised = (panel) => {
         const {preset, presets} = gradioApp().querySelector(`#${panel}price [data-answer]`).dataset;
         listed[panel] = presets;
-        return [{__type__: "update", choices: JSON.parse(presets), value: preset}];
+        const update = {__type__: "update", choices: JSON.parse(presets)};
+        if (preset !== shownIn(panel)) update.value = preset;
+        return [update];
     };
 
     /** One question of a panel at a time: two may be answered in the wrong order. The choice of a preset comes first. */
@@ -59,14 +61,14 @@
     /** The list of presets shows the one that the settings are, unless there is a newer choice, or the list is open. */
     function answered(panel, {preset, presets}) {
         delete asked[panel];
-        const shown = gradioApp().querySelector(`#${panel}preset input`)?.value;
-        if (!outdated.has(panel) && (preset !== shown || presets !== listed[panel])) {
+        if (!outdated.has(panel) && (preset !== shownIn(panel) || presets !== listed[panel])) {
             if (listIsOpen(panel)) ivMixedChanged(panel);
             else press(`${panel}recognised`);
         }
         ask(panel);
     }
 
+    const shownIn = (panel) => gradioApp().querySelector(`#${panel}preset input`)?.value;
     const listIsOpen = (panel) => gradioApp().querySelector(`#${panel}preset ul`) !== null;
     const panelOf = (element, name) => element.closest(`[id$=_ivmixed_${name}]`).id.slice(0, -name.length);
 
@@ -199,13 +201,14 @@
     const resized = new ResizeObserver((entries) => entries.forEach((entry) => draw(entry.target)));
 
     onUiUpdate(() => {
-        for (const price of gradioApp().querySelectorAll("[id$=_ivmixed_price] [data-answer]:not([data-seen])")) {
-            price.dataset.seen = "";
-            answered(panelOf(price, "price"), price.dataset);
-        }
+        // first what makes an answer outdated: gradio 4 may show both at once
         for (const message of gradioApp().querySelectorAll("[id$=_ivmixed_preset_message] [role=status]:not([data-seen])")) {
             message.dataset.seen = "";
             presetsChanged();
+        }
+        for (const price of gradioApp().querySelectorAll("[id$=_ivmixed_price] [data-answer]:not([data-seen])")) {
+            price.dataset.seen = "";
+            answered(panelOf(price, "price"), price.dataset);
         }
         for (const box of gradioApp().querySelectorAll(".ivmixed-drawing:not([data-seen])")) {
             box.dataset.seen = "";

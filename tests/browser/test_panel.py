@@ -153,6 +153,18 @@ class Tab:
             pytest.fail("the page asks nothing")
         return wait
 
+    def shown(self):
+        """Gives all that the list of presets shows from now on."""
+        self.page.evaluate("""id => {
+            window.shown = new Set();
+            const look = () => {
+                shown.add(document.querySelector(id + "preset input").value);
+                requestAnimationFrame(look);
+            };
+            look();
+        }""", self.PREFIX)
+        return lambda: self.page.evaluate("[...shown]")
+
     def number(self, name):
         return float(self.find(name).locator(FIELD).input_value())
 
@@ -347,20 +359,29 @@ def test_a_late_answer_does_not_undo_the_choice_of_a_preset(tab):
     tab.set(PREFIX + "gamma_back", 9)
     late = held()  # its answer: the settings are custom
     tab.choose(PREFIX + "preset", "plain")
-    tab.page.evaluate("""id => {
-        window.shown = new Set(); // all that the list shows
-        const look = () => {
-            shown.add(document.querySelector(id + "preset input").value);
-            requestAnimationFrame(look);
-        };
-        look();
-    }""", PREFIX)
+    shown = tab.shown()
     late.continue_()
     held().continue_()  # the choice
     tab.page.unroute_all()
     tab.says("picture", PRESETS["plain"].help)
-    assert tab.page.evaluate("[...shown]") == ["plain"]
+    assert shown() == ["plain"]
     assert tab.number("gamma_back") == PRESETS["plain"].options.gamma_back
+
+
+def test_an_answer_that_comes_with_a_change_of_the_presets_does_not_undo_it(tab):
+    """Gradio 4 shows all answers of a moment at once."""
+    tab.open().settle().recognises("paper")
+    shown = tab.shown()
+    tab.page.evaluate("""id => {
+        const price = document.querySelector(id + "price p"), answer = price.cloneNode(true);
+        delete answer.dataset.seen;
+        answer.dataset.preset = "custom";
+        price.replaceWith(answer);
+        document.querySelector(id + "preset_message").innerHTML = "<p role=status>Saved as paper.</p>";
+    }""", PREFIX)
+    tab.rest()
+    tab.settle()
+    assert shown() == ["paper"]
 
 
 def test_a_preset_in_one_click(tab):
@@ -393,11 +414,14 @@ def test_a_preset_of_ones_own_is_saved_chosen_renamed_and_deleted(tab):
     tab.choose(PREFIX + "preset", "kite over a beach")
     tab.wait("id => document.querySelector(id + 'gamma_go textarea').value === '6.5'", PREFIX)
 
+    tab.settle()
     tab.find("preset_name").locator("input, textarea").fill("kite")
     tab.find("preset_rename").click()
     tab.says("preset_message", "kite over a beach is kite now.")
+    tab.settle().recognises("kite")
     tab.find("preset_delete").click()
     tab.says("preset_message", "kite is deleted.")
+    tab.settle().recognises("custom")
     assert tab.number("gamma_go") == 6.5
     tab.find("preset_delete").click()
     tab.says("preset_message", "is not one of your own presets")
